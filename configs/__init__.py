@@ -1,0 +1,1 @@
+"""YAML values, and the module that composes them into one checked document."""

@@ -1,0 +1,178 @@
+"""One document for a run: the configs of all components, read from YAML and checked as a whole."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from models.catalogue import CatalogueConfig
+from models.config import Config
+from models.mapping import CONTEXT, ItemsConfig, PrepareConfig, SourceConfig
+from models.memory import MemorySpec
+from models.requests import RequestConfig
+
+
+class Document(Config):
+    """Everything that a run is told. Each part is explained beside its component."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the run; what it writes goes to `runs/name`."""
+    runs: str = "runs"
+    """Where outputs go."""
+    source: SourceConfig
+    items: ItemsConfig = ItemsConfig()
+    catalogue: CatalogueConfig = CatalogueConfig()
+    memory: MemorySpec = MemorySpec()
+    requests: RequestConfig
+    prepare: PrepareConfig = PrepareConfig()
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's outputs lie."""
+        return Path(self.runs) / self.name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_number_of_interests(cls, given: object) -> object:
+        """The catalogue hashes into as many buckets as memory counts: said once is enough."""
+        if not isinstance(given, dict):
+            return given
+        memory, catalogue = given.get("memory"), given.get("catalogue") or {}
+        state = memory.get("state") if isinstance(memory, dict) else None
+        if isinstance(state, dict) and "num_interests" in state and isinstance(catalogue, dict):
+            catalogue = {"num_interests": state["num_interests"], **catalogue}
+            return {**given, "catalogue": catalogue}
+        return given
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Document:
+        buckets = self.memory.state.num_interests
+        if self.catalogue.num_interests != buckets:
+            raise ValueError(
+                f"catalogue.num_interests is {self.catalogue.num_interests}, "
+                f"memory.state.num_interests {buckets}: give it once, under memory.state"
+            )
+        context = {CONTEXT + field for field in self.requests.context}
+        unused = [n for n in self.source.columns if n.startswith(CONTEXT) and n not in context]
+        if unused:
+            raise ValueError(
+                f"source.columns maps {', '.join(unused)}: name it in requests.context too"
+            )
+        if self.source.adapter is None or self.items.path is not None:
+            wanted = (*self.catalogue.categories, *self.catalogue.numbers)
+            missing = [name for name in wanted if name not in self.items.columns]
+            if missing:
+                raise ValueError(
+                    f"catalogue names {', '.join(missing)}: say in items.columns where it is from"
+                )
+        return self
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Document:
+    """Reads, overrides and checks a document.
+
+    Args:
+        path: a YAML file.
+        overrides: `a.b=c`, the value as YAML: `seed=2`, `requests.labels=[view, purchase]`.
+
+    Raises:
+        ValueError: with the file or the override, the key and what is wrong, a line per problem.
+    """
+    given = _read(Path(path))
+    paths = [_override(given, text) for text in overrides]
+    try:
+        return Document.model_validate(given)
+    except ValidationError as error:
+        lines = [_explain(problem, str(path), paths) for problem in error.errors()]
+        raise ValueError("\n".join(lines)) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; configs/ holds examples")
+    try:
+        given = yaml.load(path.read_text(encoding="utf-8"), _Strict)  # noqa: S506  # a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(given, dict):
+        raise ValueError(f"{path}: a mapping is needed at the top, such as `name: my_run`")
+    return given
+
+
+class _Strict(yaml.SafeLoader):
+    """Refuses a key that comes twice, where YAML would take the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        plain = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=True) for key in plain]
+        twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {twice!r} comes twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def _override(given: dict[str, Any], text: str) -> str:
+    """Applies `a.b=c` in place and returns `a.b`."""
+    path, equals, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ValueError(f"--set {text}: write it as key.key=value")
+    place = given
+    for depth, key in enumerate(keys[:-1], start=1):
+        inner = place.get(key)
+        place[key] = {} if inner is None else inner
+        if not isinstance(place[key], dict):
+            raise ValueError(
+                f"--set {path}: {'.'.join(keys[:depth])} has no keys, set it as a whole"
+            )
+        place = place[key]
+    try:
+        place[keys[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {text}: not YAML: {' '.join(str(error).split())}") from None
+    return ".".join(keys)
+
+
+def _explain(problem: Any, file: str, overrides: Sequence[str]) -> str:
+    """One problem as `file: key.path: what is wrong`."""
+    location = tuple(part for part in problem["loc"] if part != "[key]")
+    key = ".".join(map(str, location))
+    origin = next(
+        (f"--set {o}" for o in overrides if key == o or key.startswith(f"{o}.")),
+        f"{file}: {key}" if key else file,
+    )
+    if key and origin.startswith("--set") and origin != f"--set {key}":
+        origin = f"{origin}: {key}"
+    if problem["type"] == "extra_forbidden":
+        return f"{origin}: unknown key; {_allowed(location)}"
+    if problem["type"] == "missing":
+        return f"{origin}: is missing"
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    shown = "" if isinstance(problem["input"], dict | Config) else f" (given {problem['input']!r})"
+    return f"{origin}: {text}{shown}"
+
+
+def _allowed(location: Sequence[str | int]) -> str:
+    """The keys that could stand there, and the likeliest one."""
+    config: type[Config] = Document
+    for part in location[:-1]:
+        field = config.model_fields.get(str(part))
+        config = _config_in(field.annotation) or config if field is not None else config
+    names = list(config.model_fields)
+    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}allowed: {', '.join(names)}"
+
+
+def _config_in(annotation: Any) -> type[Config] | None:
+    """The config class in an annotation such as `tuple[TileLevel, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return annotation
+    return next((c for a in get_args(annotation) if (c := _config_in(a)) is not None), None)

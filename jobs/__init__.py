@@ -1,0 +1,1 @@
+"""One runnable module per verb: thin Ray shells over the library."""

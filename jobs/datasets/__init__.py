@@ -1,0 +1,1 @@
+"""Data sets that come with the project, and how each becomes events."""

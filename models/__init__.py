@@ -1,0 +1,1 @@
+"""The library: events, memory, stores, retrieval, ranking and metrics, without Ray."""

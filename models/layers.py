@@ -1,0 +1,133 @@
+"""The layers that retriever and ranker share: how items and sequences of interactions are read.
+
+B requests, L interactions, D width, I places of the catalogue, G text grams.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.events import POLARITY
+from models.features import MAX_SESSION_RANK, NUM_ACTIONS, FeatureConfig, ItemSide, UserSide
+
+AGE_BUCKETS = 32
+
+
+class ItemEncoder(nn.Module):
+    """Item places to vectors: id, category fields, numbers and hashed text, added and normed.
+
+    Ids begin at zero, so that an item never trained on is what its text and fields say. Tables
+    have sparse gradients: an optimizer step touches the rows that occurred.
+    """
+
+    def __init__(
+        self, items: ItemSide, config: FeatureConfig, *, width: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.items = items
+        num_items = len(items.categories)
+        self.id = nn.Embedding(num_items, width, padding_idx=0, sparse=True)
+        nn.init.zeros_(self.id.weight)
+        self.text = nn.EmbeddingBag(
+            config.text_buckets, width, padding_idx=0, mode="mean", sparse=True
+        )
+        nn.init.normal_(self.text.weight, std=0.1)
+        sizes = [int(column.max()) + 1 for column in items.categories.T]
+        self.fields = nn.ModuleList(nn.Embedding(size, width, sparse=True) for size in sizes)
+        for field in self.fields:
+            nn.init.normal_(field.weight, std=0.1)
+        self.numbers = nn.Linear(items.numbers.shape[1], width) if items.numbers.numel() else None
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, places: Tensor) -> Tensor:
+        """`(N,)` places to `(N, D)`."""
+        vector = self.dropout(self.id(places)) + self.text_vector(self.items.text[places])
+        for number, field in enumerate(self.fields):
+            vector = vector + field(self.items.categories[places, number])
+        if self.numbers is not None:
+            vector = vector + self.numbers(self.items.numbers[places])
+        return self.norm(vector)
+
+    def text_vector(self, text: Tensor) -> Tensor:
+        """`(N, G)` hashed grams to `(N, D)`."""
+        return self.text(text)
+
+    def table_parameters(self) -> list[nn.Parameter]:
+        """The parameters with sparse gradients."""
+        return [self.id.weight, self.text.weight, *(f.weight for f in self.fields)]
+
+    def spread(self, places: Tensor) -> Tensor:
+        """`(...)` places to `(..., D)`: each distinct place is encoded once."""
+        distinct, where = torch.unique(places, return_inverse=True)
+        return self(distinct)[where]
+
+
+def age_buckets(age_days: Tensor) -> Tensor:
+    """Logarithmic buckets from a minute to some three years, `0..AGE_BUCKETS - 1`."""
+    minutes = age_days * 1440
+    return (torch.log2(1 + minutes) * 1.5).long().clamp(max=AGE_BUCKETS - 1)
+
+
+class InteractionToken(nn.Module):
+    """Interactions to tokens: item vector, action, age and place of its session, added."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.action = nn.Embedding(NUM_ACTIONS, width)
+        self.age = nn.Embedding(AGE_BUCKETS, width)
+        self.session = nn.Embedding(MAX_SESSION_RANK + 1, width)
+        for table in (self.action, self.age, self.session):
+            nn.init.normal_(table.weight, std=0.1)
+
+    def forward(self, items: Tensor, user: UserSide) -> Tensor:
+        """`(B, L, D)` item vectors to `(B, L, D)` tokens."""
+        when = self.age(age_buckets(user.age_days)) + self.session(user.session)
+        return items + self.action(user.action) + when
+
+
+class SequenceEncoder(nn.Module):
+    """Interaction tokens that have seen one another: one block of self-attention."""
+
+    def __init__(self, *, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.token = InteractionToken(width)
+        self.block = nn.TransformerEncoderLayer(
+            width, heads, 2 * width, dropout, batch_first=True, norm_first=True
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, items: Tensor, user: UserSide) -> Tensor:
+        """`(B, L, D)` item vectors to `(B, L, D)` tokens; zero where nothing may be read."""
+        # A row with nothing to attend to would be nan: let it see its padding, then zero it.
+        hidden = ~user.recent & user.recent.any(1, keepdim=True)
+        tokens = self.block(self.token(items, user), src_key_padding_mask=hidden)
+        return self.norm(tokens) * user.recent[..., None]
+
+
+def positive(user: UserSide) -> Tensor:
+    """`(B, L)` bool: interactions that speak for their item."""
+    return torch.from_numpy(POLARITY > 0).to(user.action.device)[user.action]
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """`(B, L, D)` and `(B, L)` bool to `(B, D)`; zero where the mask is all false."""
+    weights = mask.to(values.dtype)[..., None]
+    return (values * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def session_tokens(items: Tensor, user: UserSide) -> list[Tensor]:
+    """`(B, D)` each: the mean item of the session going on, of the last one, of three before."""
+    rank = user.session
+    chosen = (rank == 0, rank == 1, (rank > 1) & (rank <= 4))
+    spoken = user.sessions & positive(user)
+    return [masked_mean(items, spoken & part) for part in chosen]
+
+
+def mlp(sizes: list[int], dropout: float = 0.0) -> nn.Sequential:
+    """Linear layers with GELU between them, none after the last."""
+    layers: list[nn.Module] = []
+    for before, after in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(before, after), nn.GELU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers[:-2])

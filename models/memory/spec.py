@@ -1,0 +1,89 @@
+"""What a memory keeps (`StateSpec`) and how it is read (`ViewSpec`).
+
+Only the first shapes stored bytes: changing it needs a rebuild. The second can change at will.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from pydantic import Field, field_validator, model_validator
+
+from models.config import DAY_MS, Config, Duration
+from models.events import ACTIONS
+
+HOUR_MS = 3_600_000
+
+
+class TileLevel(Config):
+    """One resolution of counting: tiles of `hop`, the newest `keep` of them."""
+
+    hop: Duration = Field(ge=1_000)  # a tile's index has 36 bits: seconds reach the year 4147
+    keep: int = Field(gt=0, lt=1 << 16)
+
+
+class StateSpec(Config):
+    """The stored part of a memory."""
+
+    ring: int = Field(128, gt=0, le=4096)
+    """Number of single interactions kept in order."""
+    num_interests: int = Field(64, ge=2, le=4096)
+    """Interest buckets, bucket 0 (unknown) included."""
+    levels: tuple[TileLevel, ...] = (
+        TileLevel(hop=HOUR_MS, keep=48),
+        TileLevel(hop=DAY_MS, keep=64),
+        TileLevel(hop=30 * DAY_MS, keep=36),
+        TileLevel(hop=360 * DAY_MS, keep=16),
+    )
+    """Tile resolutions, fine to coarse."""
+
+    @model_validator(mode="after")
+    def _nested(self) -> StateSpec:
+        if not 0 < len(self.levels) < 16:
+            raise ValueError("levels: between 1 and 15 are possible")
+        for fine, coarse in pairwise(self.levels):
+            if coarse.hop % fine.hop:
+                raise ValueError(f"levels: hop {coarse.hop} ms is no multiple of {fine.hop} ms")
+            if coarse.hop * (coarse.keep - 1) < fine.hop * fine.keep:
+                raise ValueError(
+                    f"levels: {coarse.keep} tiles of {coarse.hop} ms do not reach back as far as "
+                    f"{fine.keep} of {fine.hop} ms; raise the coarse level's keep"
+                )
+        return self
+
+
+class ViewSpec(Config):
+    """The reading of a memory; no replay is needed after a change."""
+
+    actions: tuple[str, ...] = ("purchase", "cancel")
+    """The actions counted one by one; others still count in recency and sessions."""
+    half_lives: tuple[Duration, ...] = (DAY_MS, 7 * DAY_MS, 30 * DAY_MS, 180 * DAY_MS)
+    fast: Duration = Field(14 * DAY_MS, gt=0)
+    """Half-life of the fast interest profile, against `slow` for drift."""
+    slow: Duration = Field(180 * DAY_MS, gt=0)
+    session_gap: Duration = Field(HOUR_MS // 2, gt=0)
+    """A silence that ends a session where no session id is given."""
+    drift_prior: float = Field(5.0, gt=0)
+    """Pseudo-events: drift counts for half when the fast profile rests on this many."""
+
+    @field_validator("actions")
+    @classmethod
+    def _known(cls, actions: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in actions if name not in ACTIONS]
+        if unknown or not actions:
+            raise ValueError(f"actions: unknown {unknown}; the vocabulary is {sorted(ACTIONS)}")
+        return actions
+
+    @field_validator("half_lives")
+    @classmethod
+    def _positive(cls, half_lives: tuple[int, ...]) -> tuple[int, ...]:
+        if not half_lives or min(half_lives) <= 0:
+            raise ValueError("half_lives: at least one, all above zero")
+        return half_lives
+
+
+class MemorySpec(Config):
+    """Both halves, as a config names them."""
+
+    state: StateSpec = StateSpec()
+    view: ViewSpec = ViewSpec()

@@ -1,0 +1,1 @@
+"""Offline metrics: full rankings, candidate lists, and intervals over users. Pure numpy."""

@@ -1,0 +1,1 @@
+"""From candidates to an ordered slate: the ranker, its calibration, the arrangement."""

@@ -1,0 +1,1 @@
+"""Where candidates come from: vector and text indexes, memory, popularity."""

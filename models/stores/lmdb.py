@@ -1,0 +1,272 @@
+"""The embedded store: one LMDB environment, no server, many processes.
+
+LMDB has one writer at a time and readers that never wait; a transaction is whole and durable or it
+never happened, whenever the process dies. So an event, its mark and the new state need no log of
+our own. Each commit waits for the disk once: apply many events in one call.
+
+Read transactions are short, except while a snapshot is written: an open one keeps freed pages from
+being used again. What is erased leaves every database at once, but may stay in free pages of the
+file until those are written over; a copy made by `mdb_copy -c` is free of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.events import SCHEMA, Interests
+from models.memory import EMPTY, State, StateSpec
+from models.stores.layout import (
+    FORMAT,
+    Counters,
+    Databases,
+    Txn,
+    join,
+    number_of,
+    part,
+    state_of,
+    under,
+)
+from models.stores.protocol import (
+    Clock,
+    Outcome,
+    Receipt,
+    StoreConfig,
+    StoreFullError,
+    wall_clock,
+)
+from models.stores.rows import to_batch
+from models.stores.snapshot import (
+    Snapshot,
+    SnapshotInfo,
+    SnapshotRow,
+    write_snapshot,
+)
+from models.stores.writing import Batch, Writing
+
+_MAX_READERS = 512  # threads and processes that read at one moment
+_PAGE = 512  # records read in one transaction
+
+
+class LmdbStore:
+    """A `MemoryStore` in a folder. A process opens a folder once and shares the object.
+
+    Args:
+        config: where it lies and how much it may hold.
+        spec: what a state keeps; a store stays with the spec that it was made with.
+        interests: item keys to interest buckets; a catalogue's `interests`.
+        clock: the present in milliseconds, for lateness and erasure.
+
+    Raises:
+        ValueError: when the folder holds a store of another spec or layout.
+    """
+
+    def __init__(
+        self,
+        config: StoreConfig,
+        *,
+        spec: StateSpec,
+        interests: Interests | None = None,
+        clock: Clock = wall_clock,
+    ) -> None:
+        self._config, self._spec = config, spec
+        self._interests, self._clock = interests, clock
+        config.path.mkdir(parents=True, exist_ok=True)
+        self._env = lmdb.open(
+            str(config.path),
+            map_size=config.map_size_bytes,
+            max_dbs=len(Databases.names()),
+            max_readers=_MAX_READERS,
+            sync=config.sync,
+            metasync=config.sync,
+        )
+        try:
+            self._env.reader_check()  # frees the slots of readers that were killed
+            self._databases = Databases.open(self._env)
+            self._claim()
+        except BaseException:
+            self._env.close()
+            raise
+
+    @property
+    def num_users(self) -> int:
+        """Users with a state."""
+        with self._begin() as txn:
+            return txn.stat(self._databases.states)["entries"]
+
+    def get_many(self, user_ids: Sequence[str]) -> list[State]:
+        """The states at one moment, in the order asked for; `EMPTY` for an unknown user."""
+        with self._begin() as txn:
+            numbers = [number_of(txn, self._databases, user_id) for user_id in user_ids]
+            states = [state_of(txn, self._databases, number, self._spec) for number in numbers]
+        return [state or EMPTY for state in states]
+
+    def apply_many(self, events: pa.Table) -> list[Outcome]:
+        """Stores events, all or none of them; see `MemoryStore.apply_many`."""
+        batch = Batch.of(events, self._interests)
+        if not batch.users:
+            return []
+        with self._write() as writing:
+            return writing.apply(batch, self._clock() - self._config.dedup_horizon)
+
+    def delete(self, user_id: str) -> Receipt:
+        """Removes everything of a user; a tombstone stays. See `MemoryStore.delete`."""
+        with self._write() as writing:
+            return writing.erase(user_id, self._clock())
+
+    def history(self, user_id: str) -> pa.Table:
+        """The user's events that this store received, late ones too, by time."""
+        with self._begin() as txn:
+            number = number_of(txn, self._databases, user_id)
+            if number is None:
+                return SCHEMA.empty_table()
+            stored = [value[8:] for _, value in under(txn, self._databases.history, number)]
+            late = [value for _, value in under(txn, self._databases.late, number)]
+        known = pa.Table.from_batches([to_batch(stored)])
+        unknown = pa.Table.from_batches([to_batch(late)])
+        # A late event may be one whose mark was gone, sent again with another time.
+        again = pc.is_in(unknown["event_id"], value_set=known["event_id"])
+        return pa.concat_tables([known, unknown.filter(pc.invert(again))]).sort_by(
+            [("ts", "ascending"), ("event_id", "ascending")]
+        )
+
+    def late_events(self) -> Iterator[pa.RecordBatch]:
+        """All late events, for the next rebuild."""
+        after = b""
+        while True:
+            with self._begin() as txn:
+                found = self._next(txn, self._databases.late, after)
+            if not found:
+                return
+            yield to_batch([body for _, body in found])
+            after = found[-1][0]
+
+    def stream(self, after: int = 0) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Accepted events in the order of their commits; see `MemoryStore.stream`."""
+        while True:
+            with self._begin() as txn:
+                found = self._next(txn, self._databases.stream, join(after))
+                stored = [txn.get(key, b"", db=self._databases.history)[8:] for _, key in found]
+            if not found:
+                return
+            (after,) = part(found[-1][0])
+            yield after, to_batch(stored)
+
+    def scan(self) -> Iterator[tuple[str, State]]:
+        """All users in order of id; each state is whole, users may change between them."""
+        after = b""
+        while True:
+            with self._begin() as txn:
+                found = self._next(txn, self._databases.users, after)
+                states = [state_of(txn, self._databases, number, self._spec) for _, number in found]
+            if not found:
+                return
+            for (user, _), state in zip(found, states, strict=True):
+                if state is not None:
+                    yield user.decode(), state
+            after = found[-1][0]
+
+    def snapshot(self, path: Path | str) -> SnapshotInfo:
+        """Writes the store as of one moment; two equal stores write equal files."""
+        with self._begin() as txn:
+            counters = Counters.read(txn, self._databases)
+            recent = counters.watermark - self._config.dedup_horizon
+            return write_snapshot(
+                path,
+                self._rows(txn),
+                spec=self._spec,
+                marks_from=max(counters.floor, recent),
+                offset=counters.sequence,
+                tombstones={
+                    key: part(ts)[0] for key, ts in under(txn, self._databases.tombstones, b"")
+                },
+            )
+
+    def restore(self, path: Path | str) -> SnapshotInfo:
+        """Loads a snapshot, all or nothing; see `MemoryStore.restore`."""
+        snapshot = Snapshot(path, self._spec)
+        with self._write() as writing:
+            num_users = writing.txn.stat(self._databases.users)["entries"]
+            if num_users:
+                raise ValueError(
+                    f"store {self._config.path} has {num_users} users, so snapshot {path} cannot "
+                    "be restored into it; restore into a store with a new path"
+                )
+            writing.load(snapshot)
+        return snapshot.info
+
+    def close(self) -> None:
+        """Lets go of the files. The store cannot be used after it."""
+        self._env.close()
+
+    def _claim(self) -> None:
+        """Marks a new store with its layout and spec; checks those of an old one."""
+        digest, meta = self._spec.digest().encode(), self._databases.meta
+        with self._begin() as txn:
+            is_new = txn.get(b"format", db=meta) is None
+        if is_new:
+            with self._begin(write=True) as txn:
+                # Another process may have been faster, so nothing is written over.
+                txn.put(b"format", FORMAT, overwrite=False, db=meta)
+                txn.put(b"spec", digest, overwrite=False, db=meta)
+        with self._begin() as txn:
+            layout, spec = (txn.get(key, b"", db=meta).decode() for key in (b"format", b"spec"))
+        if layout != FORMAT.decode():
+            raise ValueError(
+                f"store {self._config.path} has layout {layout}; this release reads layout "
+                f"{FORMAT.decode()}. Open it with the release that made it."
+            )
+        if spec != self._spec.digest():
+            raise ValueError(
+                f"store {self._config.path} was made under state spec {spec}, not "
+                f"{self._spec.digest()}. Go back to that spec in the config, or build a snapshot "
+                "with `python -m jobs.prepare` and restore it into a store with a new path."
+            )
+
+    @contextmanager
+    def _begin(self, *, write: bool = False) -> Iterator[Txn]:
+        try:
+            with self._env.begin(write=write) as txn:
+                yield txn
+        except lmdb.MapFullError as error:
+            raise StoreFullError(
+                f"store {self._config.path} is full: raise `map_size_bytes`, now "
+                f"{self._config.map_size_bytes}, and open it again, in every process that uses it. "
+                "Nothing of this call was kept; reads go on."
+            ) from error
+        except lmdb.MapResizedError as error:
+            raise RuntimeError(
+                f"store {self._config.path} was made larger by another process than "
+                f"`map_size_bytes` here, {self._config.map_size_bytes}: set the same value in "
+                "every process and open it again."
+            ) from error
+
+    @contextmanager
+    def _write(self) -> Iterator[Writing]:
+        with self._begin(write=True) as txn:
+            writing = Writing(txn, self._databases, self._spec)
+            yield writing
+            writing.close()
+
+    def _rows(self, txn: Txn) -> Iterator[SnapshotRow]:
+        for user, number in under(txn, self._databases.users, b""):
+            state = state_of(txn, self._databases, number, self._spec)
+            if state is not None:  # some users have late events only
+                marks = list(under(txn, self._databases.marks, number))
+                keys = np.array([part(key)[1] for key, _ in marks], np.uint64)
+                times = np.array([part(ts)[0] for _, ts in marks], np.int64)
+                yield SnapshotRow(user.decode(), state, keys, times)
+
+    def _next(self, txn: Txn, database: lmdb._Database, after: bytes) -> list[tuple[bytes, bytes]]:
+        """The records of the next page, whose keys come after `after`."""
+        with txn.cursor(database) as cursor:
+            if cursor.set_range(after) and cursor.key() == after:
+                cursor.next()
+            return list(islice(cursor, _PAGE)) if cursor.key() else []

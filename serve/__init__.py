@@ -1,0 +1,1 @@
+"""The online service on Ray Serve."""

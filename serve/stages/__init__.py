@@ -1,0 +1,1 @@
+"""The steps of one request, as plain callables."""

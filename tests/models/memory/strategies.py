@@ -1,0 +1,110 @@
+"""Small worlds for the laws of memory: few actions, items, sessions and interests, any times.
+
+Times span minutes to years and tie often; event keys use all 64 bits and are distinct.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from models.config import DAY_MS
+from models.events import ACTIONS, INTERACTION, Interactions
+from models.memory import MemorySpec, StateSpec, TileLevel, ViewSpec
+from models.memory.histories import Histories
+from models.memory.spec import HOUR_MS
+
+SPEC = StateSpec(
+    ring=8,
+    num_interests=4,
+    levels=(
+        TileLevel(hop=HOUR_MS, keep=4),
+        TileLevel(hop=DAY_MS, keep=5),
+        TileLevel(hop=30 * DAY_MS, keep=4),
+    ),
+)
+VIEW = ViewSpec(
+    actions=("view", "purchase", "dismiss"),
+    half_lives=(6 * HOUR_MS, 7 * DAY_MS, 90 * DAY_MS),
+    fast=3 * DAY_MS,
+    slow=60 * DAY_MS,
+    session_gap=HOUR_MS // 2,
+)
+MEMORY = MemorySpec(state=SPEC, view=VIEW)
+ORIGIN_MS = 1_700_000_000_000
+"""2023-11-14; no multiple of an hour, so that tiles begin between events."""
+
+few = settings(max_examples=15, deadline=None)
+some = settings(max_examples=30, deadline=None)
+
+offsets_ms = st.one_of(
+    st.integers(0, 3).map(lambda n: n * 60_000),
+    st.integers(0, 300).map(lambda n: n * 60_000),
+    st.integers(0, 20).map(lambda n: n * HOUR_MS),
+    st.integers(0, 10 * DAY_MS),
+    st.integers(0, 3 * 365).map(lambda n: n * DAY_MS),
+)
+"""Milliseconds after `ORIGIN_MS`: minutes to years, round numbers so that ties occur."""
+
+_records = st.tuples(
+    offsets_ms.map(lambda offset: ORIGIN_MS + offset),
+    st.one_of(st.integers(1, 200), st.integers(1, 2**64 - 1)),
+    st.integers(0, 5),
+    st.integers(0, 3),
+    st.sampled_from([0.0, 1.0, 2.5]),
+    st.integers(0, SPEC.num_interests - 1),
+    st.sampled_from([ACTIONS[name].code for name in ("view", "purchase", "dismiss", "search")]),
+)
+
+
+def records(min_size: int = 0, max_size: int = 16) -> st.SearchStrategy[Interactions]:
+    """Arrays of distinct interactions `(N,)`, in no order."""
+    drawn = st.lists(_records, min_size=min_size, max_size=max_size, unique_by=lambda r: r[1])
+    return drawn.map(lambda rows: np.array(rows, INTERACTION))
+
+
+@st.composite
+def permuted(draw: st.DrawFn) -> tuple[Interactions, Interactions]:
+    """Interactions, and the same ones in another order."""
+    events = draw(records())
+    order = draw(st.permutations(range(len(events))))
+    return events, events[np.asarray(order, np.int64)]
+
+
+@st.composite
+def sharded(draw: st.DrawFn) -> tuple[Interactions, list[Interactions]]:
+    """Interactions, and any split of them into up to four parts, some of them empty."""
+    events = draw(records())
+    shard = draw(st.lists(st.integers(0, 3), min_size=len(events), max_size=len(events)))
+    return events, [events[np.asarray(shard, np.int64) == part] for part in range(4)]
+
+
+@st.composite
+def arriving(draw: st.DrawFn, max_size: int = 12) -> tuple[Interactions, np.ndarray]:
+    """One user's interactions by `(ts, event)` and the arrival of each, at or after its `ts`."""
+    events = draw(records(min_size=1, max_size=max_size))
+    events = events[np.lexsort((events["event"], events["ts"]))]
+    delays = st.one_of(st.just(0), offsets_ms)
+    waited = draw(st.lists(delays, min_size=len(events), max_size=len(events)))
+    return events, events["ts"] + np.asarray(waited, np.int64)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> Histories:
+    """Histories of one to four users."""
+    users = draw(st.lists(arriving(), min_size=1, max_size=4))
+    lengths = [len(events) for events, _ in users]
+    return Histories(
+        users=pa.array([f"u{place}" for place in range(len(users))]),
+        offsets=np.cumsum([0, *lengths]),
+        interactions=np.concatenate([events for events, _ in users]),
+        arrived=np.concatenate([arrived for _, arrived in users]),
+    )
+
+
+def moments(arrived: np.ndarray) -> st.SearchStrategy[int]:
+    """As-of times, often exactly an arrival: "before" is strict."""
+    near = st.tuples(st.sampled_from(arrived.tolist()), st.integers(-1, 1)).map(sum)
+    return st.one_of(near, offsets_ms.map(lambda offset: ORIGIN_MS + offset))
