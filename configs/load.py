@@ -144,11 +144,11 @@ def _explain(problem: Any, file: str, overrides: Sequence[str]) -> str:
     """One problem as `file: key.path: what is wrong`."""
     location = tuple(part for part in problem["loc"] if part != "[key]")
     key = ".".join(map(str, location))
-    origin = next(
-        (f"--set {o}" for o in overrides if key == o or key.startswith(f"{o}.")),
-        f"{file}: {key}" if key else file,
-    )
-    if key and origin.startswith("--set") and origin != f"--set {key}":
+    said = next((o for o in overrides if f"{key}.".startswith(f"{o}.")), None)
+    if said is None and problem["type"] == "extra_forbidden":
+        said = next((o for o in overrides if o.startswith(f"{key}.")), None)
+    origin = file if said is None else f"--set {said}"
+    if key and key != said:
         origin = f"{origin}: {key}"
     if problem["type"] == "extra_forbidden":
         return f"{origin}: unknown key; {_allowed(location)}"

@@ -29,6 +29,9 @@ Overrides = Annotated[
     ),
 ]
 
+# Ray ends a worker after a second of idling, and a new one takes seconds to import what it needs.
+KEEP_WORKERS = {"idle_worker_killing_time_threshold_ms": 600_000}
+
 out = Console(highlight=False)
 err = Console(highlight=False, stderr=True)
 
@@ -126,6 +129,7 @@ def ray_session(*, num_cpus: int = 2, object_store_mb: int = 300) -> Iterator[No
             num_cpus=num_cpus,
             object_store_memory=object_store_mb * 1_000_000,
             include_dashboard=False,
+            _system_config=KEEP_WORKERS,
             **quiet,
         )
     try:

@@ -36,14 +36,21 @@ def main(config: console.ConfigFile, overrides: console.Overrides = None) -> Non
     from configs.load import load
 
     document = load(config, overrides or [])
+    found = find(document)  # what can be wrong is told before Ray has to start
     with console.ray_session():
-        ledger = prepare(document)
+        ledger = prepare(document, found)
     show(ledger)
     console.out.print(f"prepared: {document.folder / 'prepared'}", soft_wrap=True)
 
 
-def prepare(document: Document) -> dict[str, Any]:
+def prepare(
+    document: Document, found: tuple[Source, pa.Table | None] | None = None
+) -> dict[str, Any]:
     """Runs all steps on the Ray that is there and returns the ledger.
+
+    Args:
+        document: says what to read and how.
+        found: what `find` gave, where it has been called already.
 
     Raises:
         ValueError: when the source is missing, empty or mostly wrong, or the split times leave a
@@ -53,7 +60,7 @@ def prepare(document: Document) -> dict[str, Any]:
     from jobs.prepared import replacing, write_manifest
     from models.items import catalogue_table
 
-    source, own = find(document)
+    source, own = found or find(document)
     pipeline.quiet()
     with replacing(document.folder / "prepared") as folder:
         with console.step("read and clean the rows") as note:

@@ -59,10 +59,8 @@ def locate(path: str, config: SourceConfig, key: str = "source") -> Source:
             cannot be read.
     """
     filesystem, paths = _files(path, key)
-    kind = config.format if key == "source" and config.format else _format(paths, path, key)
-    paths = [p for p in paths if len(paths) == 1 or p.endswith(SUFFIXES[kind])]
-    if not paths:
-        raise ValueError(f"{key}.path: no {kind} file in {path!r}")
+    kind = (config.format if key == "source" else None) or _format(paths, path, key)
+    paths = [p for p in paths if p.endswith(SUFFIXES[kind])] or paths  # leaves a README out
     try:
         names = _names(filesystem, paths[0], kind, config)
     except (pa.ArrowException, OSError) as error:
@@ -160,13 +158,14 @@ def whole(source: Source, config: SourceConfig) -> pa.Table:
     """All rows as one table in this process: for item tables."""
     tables = []
     for path in source.paths:
-        with source.filesystem.open_input_file(path) as file:
-            if source.format == "parquet":
-                tables.append(pq.read_table(file))
-            elif source.format == "csv":
+        if source.format == "parquet":
+            tables.append(pq.read_table(path, filesystem=source.filesystem, partitioning=None))
+            continue
+        with source.filesystem.open_input_stream(path) as file:  # unpacks .gz by its name
+            if source.format == "csv":
                 tables.append(pacsv.read_csv(file, **_csv_options(config, source.names)))
             else:
-                lines = io.TextIOWrapper(file, config.encoding).read().splitlines()
+                lines = io.TextIOWrapper(file, config.encoding).read().split("\n")
                 column = pa.array([line for line in lines if line.strip()], pa.string())
                 tables.append(parse_lines(pa.table({LINE: column})).drop([REASON]))
     return pa.concat_tables(tables, promote_options="permissive")

@@ -6,6 +6,7 @@ people and the endpoints of item ids.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -123,6 +124,40 @@ class Catalogue:
         hashed = keys64(self.table[self.config.categories[0]].cast(pa.string()))
         buckets = 1 + hashed % np.uint64(self.config.num_interests - 1)
         return np.append(0, np.where(hashed == 0, 0, buckets)).astype(np.uint16)
+
+    def allowed(
+        self,
+        *,
+        equal: Mapping[str, Sequence[str]] | None = None,
+        between: Mapping[str, tuple[float | None, float | None]] | None = None,
+    ) -> NDArray[np.bool_]:
+        """`(I,)` which places pass every filter; place 0 never does.
+
+        Args:
+            equal: category field to the values allowed.
+            between: numeric field to its bounds, both included, None for open.
+
+        Raises:
+            ValueError: naming the field that is no filter, and those that are.
+        """
+        mask = np.ones(len(self) - 1, bool)
+        for name, values in (equal or {}).items():
+            self._check_field(name, self.config.categories)
+            column = self.table[name].cast(pa.string())
+            mask &= np.asarray(pc.is_in(column, value_set=pa.array(values, pa.string())))
+        for name, (low, high) in (between or {}).items():
+            self._check_field(name, self.config.numbers)
+            column = self.table[name].cast(pa.float64()).to_numpy()
+            mask &= np.isfinite(column)
+            mask &= (column >= (-np.inf if low is None else low)) & (
+                column <= (np.inf if high is None else high)
+            )
+        return np.append(False, mask)
+
+    @staticmethod
+    def _check_field(name: str, fields: tuple[str, ...]) -> None:
+        if name not in fields:
+            raise ValueError(f"filters: {name!r} is none of the fields {', '.join(fields)}")
 
     def save(self, path: Path) -> None:
         """Writes the table as Parquet."""

@@ -146,7 +146,9 @@ class MemoryRanker(nn.Module):
             for rank in (0, 1)
         ]
         ever = (same & liked[:, None]).any(2).to(fade.dtype)
-        return torch.cat([torch.log1p(torch.cat(counts, 2)), torch.stack([last, ever, *latest], 2)], 2)
+        return torch.cat(
+            [torch.log1p(torch.cat(counts, 2)), torch.stack([last, ever, *latest], 2)], 2
+        )
 
     def _kin(self, user: UserSide, candidates: Tensor) -> Tensor:
         """`(B, C, L)` whether an interaction was with an item of the candidate's category."""
@@ -163,9 +165,7 @@ class MemoryRanker(nn.Module):
         return (same * fade[:, None]).amax(2)
 
 
-def ranking_loss(
-    logits: Tensor, labels: Tensor, real: Tensor, *, listwise_weight: float
-) -> Tensor:
+def ranking_loss(logits: Tensor, labels: Tensor, real: Tensor, *, listwise_weight: float) -> Tensor:
     """Log loss of each candidate and head, plus a softmax over each request's candidates.
 
     Args:

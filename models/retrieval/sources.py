@@ -50,12 +50,27 @@ def trending(popularity: Tensor, count: int) -> Tensor:
     return items * (best > 0)
 
 
-def fresh(first_seen_days: Tensor, now_days: Tensor, count: int) -> Tensor:
-    """`(B, K)` the newest items that each request `(B,)` may know of: bounded exploration."""
-    order = torch.argsort(first_seen_days)
-    known = torch.searchsorted(first_seen_days[order].contiguous(), now_days)
-    where = known[:, None] - 1 - torch.arange(count)
-    return order[where.clamp(min=0)] * (where >= 0)
+def fresh(known: Tensor, count: int) -> Tensor:
+    """`(B, K)` the newest items that each request may know of: bounded exploration.
+
+    Args:
+        known: `(B,)` number of leading places known, in a catalogue ordered by first appearance.
+    """
+    newest = known[:, None] - 1 - torch.arange(count)
+    return newest.clamp(min=0)
+
+
+def fuse(places: Tensor, found: dict[str, Tensor], damping: int = 60) -> Tensor:
+    """`(B, C)` reciprocal rank fusion of the sources' orders, the best candidate at 1.
+
+    Sum over sources of 1 / (damping + rank) (Cormack, Clarke, Buettcher, SIGIR 2009).
+    """
+    total = torch.zeros(places.shape)
+    for source in found.values():
+        same = (places[:, :, None] == source[:, None]) & (places > 0)[:, :, None]
+        rank = torch.arange(1, source.shape[1] + 1)
+        total += (same / (damping + rank)).amax(2) if source.shape[1] else 0
+    return total / total.amax(1, keepdim=True).clamp(min=1e-9)
 
 
 def merge(found: dict[str, Tensor], total: int) -> tuple[Tensor, Tensor]:

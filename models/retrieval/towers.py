@@ -6,6 +6,8 @@ once for all of a request's positives. B requests, P positives, S negatives, I p
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -26,6 +28,23 @@ class RetrieverConfig(Config):
     """Share of the loss for finding an item by words of its own text."""
 
 
+@dataclass(frozen=True)
+class RetrieverBatch:
+    """What one training step needs."""
+
+    user: UserSide
+    positives: Tensor
+    """`(P,)` places with an outcome."""
+    request: Tensor
+    """`(P,)` the request in the batch that each belongs to."""
+    negatives: Tensor
+    """`(S,)` places, shared by the batch."""
+    log_q: Tensor
+    """`(I,)` log of the expected number of each item among negatives."""
+    keep_words: Tensor
+    """`(P, G)` bool: the grams of each positive that a made-up query holds."""
+
+
 class TwoTower(nn.Module):
     """User memory to a vector, item to a vector; the score is their inner product."""
 
@@ -33,6 +52,7 @@ class TwoTower(nn.Module):
         self, items: ItemSide, features: FeatureConfig, config: RetrieverConfig, *, num_long: int
     ) -> None:
         super().__init__()
+        self.config = config
         width, drop = config.width, config.dropout
         self.item = ItemEncoder(items, features, width=width, dropout=drop)
         self.token = InteractionToken(width)
@@ -74,38 +94,37 @@ class TwoTower(nn.Module):
         """`(N, D)`."""
         return self.out(self.item(places))
 
-    def loss(
-        self,
-        user: UserSide,
-        *,
-        positives: Tensor,
-        request: Tensor,
-        negatives: Tensor,
-        log_q: Tensor,
-    ) -> Tensor:
-        """Sampled softmax, meaned over positives.
+    def forward(self, batch: RetrieverBatch) -> Tensor:
+        """The training loss: sampled softmax over outcomes, plus finding items by their words."""
+        items = self.item_vectors(torch.cat([batch.positives, batch.negatives]))
+        hits, others = items[: len(batch.positives)], items[len(batch.positives) :]
+        loss = self._memory_loss(batch, hits, others)
+        if self.config.query_weight:
+            loss = loss + self.config.query_weight * self._query_loss(batch, hits, others)
+        return loss
 
-        Args:
-            positives: `(P,)` places.
-            request: `(P,)` the request in the batch that each belongs to.
-            negatives: `(S,)` places, shared by the batch.
-            log_q: `(I,)` log of the expected number of each item among negatives.
-        """
+    def _memory_loss(self, batch: RetrieverBatch, hits: Tensor, others: Tensor) -> Tensor:
+        """Each outcome against the negatives that its request could know and did not choose."""
+        user, request, log_q = batch.user, batch.request, batch.log_q
         vectors = self.user_vectors(user)
-        hit = (vectors[request] * self.item_vectors(positives)).sum(1) - log_q[positives]
-        missed = vectors @ self.item_vectors(negatives).T - log_q[negatives]
-        wrong = self.item.items.first_seen_days[negatives] >= user.now_days[:, None]
-        own = torch.zeros(len(user), len(log_q), dtype=torch.bool)
-        own[request, positives] = True
-        missed = missed.masked_fill(wrong | own[:, negatives], float("-inf"))
+        hit = (vectors[request] * hits).sum(1) - log_q[batch.positives]
+        missed = vectors @ others.T - log_q[batch.negatives]
+        future = self.item.items.first_seen_days[batch.negatives] >= user.now_days[:, None]
+        own = torch.zeros(len(user), len(log_q), dtype=torch.bool, device=missed.device)
+        own[request, batch.positives] = True
+        missed = missed.masked_fill(future | own[:, batch.negatives], float("-inf"))
         return (torch.logaddexp(hit, missed.logsumexp(1)[request]) - hit).mean()
 
-    def query_loss(self, text: Tensor, places: Tensor, negatives: Tensor) -> Tensor:
-        """Finding items `(N,)` among themselves and `(S,)` others by grams `(N, G)` of theirs."""
-        targets = torch.cat([places, negatives])
-        scores = self.query_vectors(text) @ self.item_vectors(targets).T
-        same = targets[None, :] == places[:, None]
-        own = torch.arange(len(places))
-        hit = scores[own, own]
-        others = scores.masked_fill(same, float("-inf")).logsumexp(1)
-        return (torch.logaddexp(hit, others) - hit).mean()
+    def _query_loss(self, batch: RetrieverBatch, hits: Tensor, others: Tensor) -> Tensor:
+        """Some outcomes by some of their own words, against each other and the negatives."""
+        places = batch.positives[:MAX_QUERIES]
+        text = self.item.items.text[places] * batch.keep_words[: len(places)]
+        targets = torch.cat([places, batch.negatives])
+        scores = self.query_vectors(text) @ torch.cat([hits[: len(places)], others]).T
+        hit = scores.diagonal()
+        scores = scores.masked_fill(targets == places[:, None], float("-inf"))
+        return (torch.logaddexp(hit, scores.logsumexp(1)) - hit).mean()
+
+
+MAX_QUERIES = 128
+"""Queries made up in one step."""

@@ -120,7 +120,7 @@ class MemoryStore(Protocol):
 
         Each batch comes with the sequence number of its last event: give it as `after` to go on
         from there. Numbers are never used twice; erased events leave gaps. Ends where the stream
-        ends.
+        ends. An erasure is no event: whoever follows the stream has to be told of it too.
         """
         ...
 

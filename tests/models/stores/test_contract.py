@@ -152,10 +152,11 @@ def test_rows_that_were_not_validated_are_refused(store):
 
 def test_a_late_event_is_kept_once_and_not_applied(store):
     old = events([{"event_id": "old", "ts": NOW - HORIZON - 1}])
+    again = events([{"event_id": "old", "ts": NOW - HORIZON - 2}])
     edge = events([{"event_id": "edge", "ts": NOW - HORIZON}])
     assert store.apply_many(pa.concat_tables([old, old, edge])) == [LATE, LATE, ACCEPTED]
-    assert store.apply_many(old) == [LATE]
-    assert late(store) == ["old"]
+    assert store.apply_many(again) == [LATE]
+    assert [batch.to_pylist() for batch in store.late_events()] == [old.to_pylist()]
     assert streamed(store) == ["edge"]
     assert store.get_many(["ann"]) == [folded(edge, "ann")]
     assert ids(store.history("ann")) == ["old", "edge"]
@@ -195,6 +196,14 @@ def test_a_known_event_with_a_new_time_is_still_known(store, clock):
     store.apply_many(events([{"event_id": f"{n}", "user_id": "bob"} for n in range(9)]))
     again = events([{"event_id": "a", "ts": clock.now}])
     assert store.apply_many(again) == [DUPLICATE]
+
+
+def test_a_late_event_that_was_applied_under_another_time_is_once_in_the_history(store, clock):
+    store.apply_many(events([{"event_id": f"e{n}", "ts": NOW + n} for n in range(20)]))
+    clock.now += 2 * HORIZON
+    store.apply_many(events([{"event_id": "new", "user_id": "bob", "ts": clock.now}]))
+    assert store.apply_many(events([{"event_id": "e0", "ts": NOW - 1}])) == [LATE]
+    assert ids(store.history("ann")) == [f"e{n}" for n in range(20)]
 
 
 # -- history and stream --

@@ -14,16 +14,20 @@ NUM_USERS = 5
 numbered([0])  # pyarrow looks for pandas at its first use; here, so that forked processes need not
 
 
-def write_for_ever(folder: Path, first: int, seed: int, acknowledged: Connection) -> None:
-    """Sends events `first`, `first + 1`, ... in groups; after each tells the number sent."""
-    sizes = np.random.default_rng(seed)
+def write_on(folder: Path, first: int, seed: int, acknowledged: Connection) -> None:
+    """Sends events `first`, `first + 1`, ... in small groups; after each tells how far it got.
+
+    All are made beforehand, so that a kill most likely meets the store at work.
+    """
+    table, cuts = numbered(range(first, first + 1000), NUM_USERS), np.random.default_rng(seed)
     acknowledged.send_bytes(b"%d" % first)  # nothing new yet; the store may be opened or not
     store = open_lmdb(folder, sync=True)
-    while True:
-        last = first + int(sizes.integers(1, 20))
-        store.apply_many(numbered(range(first, last), NUM_USERS))
-        acknowledged.send_bytes(b"%d" % last)
-        first = last
+    low = 0
+    while low < len(table):
+        high = low + int(cuts.integers(1, 20))
+        store.apply_many(table.slice(low, high - low))
+        low = min(high, len(table))
+        acknowledged.send_bytes(b"%d" % (first + low))
 
 
 def write_range(folder: Path, first: int, last: int, outcomes: Connection) -> None:

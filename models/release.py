@@ -1,0 +1,214 @@
+"""A release: one folder with everything that serving needs, and a manifest of hashes.
+
+    manifest.json         names, digests, calibration, metrics, SHA-256 of every other file
+    config.json           ModelConfig and ServingConfig, resolved
+    retriever.safetensors, ranker.safetensors
+    items.safetensors     item vectors of the retriever: the index
+    popularity.safetensors
+    catalogue.parquet
+    memory.parquet        snapshot of every user's memory
+
+Nothing in it can execute code, and nothing is read before its hash is checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+
+from models.catalogue import Catalogue
+from models.config import Config
+from models.features import PopularityTable
+from models.memory import Popularity
+from models.model import ModelConfig, Recommender, ServingConfig, build
+from models.ranking.calibration import Platt
+from models.ranking.ranker import MemoryRanker
+from models.retrieval.retrieve import Retriever
+from models.retrieval.towers import TwoTower
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+class Manifest(Config):
+    """What a release says of itself."""
+
+    format: int
+    name: str
+    created_at: datetime
+    watermark_ms: int
+    """Time of the newest event that the memory snapshot knows."""
+    model_digest: str
+    calibration: tuple[tuple[float, float], ...]
+    """Scale and bias of each head."""
+    metrics: dict[str, float]
+    files: dict[str, str]
+    """SHA-256 of every file."""
+
+    @property
+    def release_id(self) -> str:
+        """Twelve hex digits that name exactly these files."""
+        text = json.dumps([self.model_digest, self.calibration, self.files], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release, read and checked."""
+
+    folder: Path
+    manifest: Manifest
+    model: ModelConfig
+    serving: ServingConfig
+    recommender: Recommender
+
+    @property
+    def snapshot(self) -> Path:
+        """The memory snapshot, for a store to restore."""
+        return self.folder / "memory.parquet"
+
+
+def save(
+    folder: Path,
+    *,
+    name: str,
+    recommender: Recommender,
+    popularity: Popularity,
+    model: ModelConfig,
+    serving: ServingConfig,
+    watermark_ms: int,
+    metrics: Mapping[str, float],
+    write_snapshot: Callable[[Path], object],
+) -> Manifest:
+    """Writes a release; the folder appears whole or not at all.
+
+    Args:
+        write_snapshot: writes the memory snapshot to the path given.
+    """
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    config = {"model": model.model_dump(mode="json"), "serving": serving.model_dump(mode="json")}
+    (part / "config.json").write_text(json.dumps(config, indent=1))
+    towers, ranker = recommender.retriever.net, recommender.ranker
+    save_file(towers.state_dict(), part / "retriever.safetensors")
+    save_file(ranker.state_dict(), part / "ranker.safetensors")
+    save_file({"vectors": recommender.retriever.index.vectors}, part / "items.safetensors")
+    counts = {
+        "first_day": torch.tensor([popularity.first_day]),
+        "counts": torch.from_numpy(popularity.counts),
+    }
+    save_file(counts, part / "popularity.safetensors")
+    recommender.catalogue.save(part / "catalogue.parquet")
+    write_snapshot(part / "memory.parquet")
+    manifest = Manifest(
+        format=FORMAT,
+        name=name,
+        created_at=datetime.now(UTC),
+        watermark_ms=watermark_ms,
+        model_digest=model.digest(),
+        calibration=tuple((p.scale, p.bias) for p in recommender.calibration),
+        metrics=dict(metrics),
+        files={path.name: _sha256(path) for path in sorted(part.iterdir())},
+    )
+    (part / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+    return manifest
+
+
+def load(folder: Path) -> Release:
+    """Reads a release after checking every hash.
+
+    Raises:
+        ValueError: when there is none, a file is missing or changed, or the format is unknown.
+    """
+    manifest = read_manifest(folder)
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"release {folder}: {name} is missing; make the release again")
+        if _sha256(path) != expected:
+            raise ValueError(
+                f"release {folder}: {name} is not the file that was released (its SHA-256 "
+                "differs); make the release again or copy it anew"
+            )
+    config = json.loads((folder / "config.json").read_text())
+    model = ModelConfig.model_validate(config["model"])
+    serving = ServingConfig.model_validate(config["serving"])
+    if model.digest() != manifest.model_digest:
+        raise ValueError(
+            f"release {folder} was made under model digest {manifest.model_digest}; this version "
+            f"reads its config as {model.digest()}. Release again with this version."
+        )
+    return Release(folder, manifest, model, serving, _recommender(folder, manifest, model, serving))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest alone.
+
+    Raises:
+        ValueError: when it is missing, damaged or of another format.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"no release at {folder}: run `python -m jobs.release` first")
+    try:
+        manifest = Manifest.model_validate_json(path.read_text())
+    except ValidationError as error:
+        raise ValueError(f"release {folder}: {MANIFEST} is damaged: {error}") from error
+    if manifest.format != FORMAT:
+        raise ValueError(f"release {folder} has format {manifest.format}, not {FORMAT}")
+    return manifest
+
+
+def _recommender(
+    folder: Path, manifest: Manifest, model: ModelConfig, serving: ServingConfig
+) -> Recommender:
+    catalogue = Catalogue.load(folder / "catalogue.parquet", model.catalogue)
+    towers, ranker = build(catalogue, model)
+    load_weights(towers, folder / "retriever.safetensors")
+    load_weights(ranker, folder / "ranker.safetensors")
+    stored = load_file(folder / "popularity.safetensors")
+    popularity = Popularity(int(stored["first_day"][0]), stored["counts"].numpy().astype(np.int32))
+    retriever = Retriever(
+        towers,
+        catalogue=catalogue,
+        popularity=PopularityTable(popularity, model.features.popularity_half_lives),
+        features=model.features,
+        config=serving.sources,
+        vectors=load_file(folder / "items.safetensors")["vectors"],
+    )
+    return Recommender(
+        retriever=retriever,
+        ranker=ranker.eval(),
+        calibration=[Platt(scale, bias) for scale, bias in manifest.calibration],
+        heads=model.heads,
+    )
+
+
+def load_weights(net: TwoTower | MemoryRanker, path: Path) -> None:
+    """Loads safetensors into a network.
+
+    Raises:
+        ValueError: when they do not fit it.
+    """
+    try:
+        net.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise ValueError(f"{path}: the weights do not fit the configuration: {error}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

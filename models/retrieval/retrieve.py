@@ -1,0 +1,118 @@
+"""Retrieve: memory and query to candidates, from several sources at once.
+
+B requests, C candidates, I places of the catalogue, H popularity half-lives, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.catalogue import Catalogue
+from models.features import FeatureConfig, PopularityTable, UserSide, grams
+from models.retrieval import sources
+from models.retrieval.index import VectorIndex
+from models.retrieval.lexical import LexicalIndex
+from models.retrieval.sources import SourceConfig
+from models.retrieval.towers import TwoTower
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What retrieval found."""
+
+    places: Tensor
+    """`(B, C)`, 0 after a request's last."""
+    provenance: Tensor
+    """`(B, C)` bit s: `SOURCES[s]` brought it."""
+    relevance: Tensor
+    """`(B, C)` in 0..1: agreement with the query, best candidate 1; all 1 without a query."""
+
+
+class Retriever:
+    """All sources of one release. Inference only; `refresh` after the weights changed.
+
+    Args:
+        vectors: `(I, D)` of the items, as stored with these very weights; None: encoded now.
+    """
+
+    def __init__(
+        self,
+        net: TwoTower,
+        *,
+        catalogue: Catalogue,
+        popularity: PopularityTable,
+        features: FeatureConfig,
+        config: SourceConfig,
+        vectors: Tensor | None = None,
+    ) -> None:
+        self.net, self.catalogue, self.popularity = net, catalogue, popularity
+        self.features, self.config = features, config
+        self.lexical = LexicalIndex(catalogue.texts)
+        self._first_seen = np.sort(net.item.items.first_seen_days.numpy(force=True)[1:])
+        if vectors is None:
+            self.refresh()
+        else:
+            self.index = VectorIndex(vectors)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Encodes all items anew."""
+        self.net.eval()
+        self.index = VectorIndex(self.net.item_vectors(torch.arange(len(self.catalogue))).cpu())
+
+    def known(self, now_days: Tensor) -> Tensor:
+        """`(B,)` the number of leading places that appeared before each request."""
+        return torch.from_numpy(np.searchsorted(self._first_seen, now_days.numpy()) + 1)
+
+    @torch.no_grad()
+    def recommend(self, user: UserSide, *, allowed: Tensor | None = None) -> Candidates:
+        """Candidates from memory alone. `allowed` is `(I,)` bool."""
+        self.net.eval()
+        config, known = self.config, self.known(user.now_days)
+        vectors = self.net.user_vectors(user)
+        nearest, _ = self.index.search(vectors, config.vector, allowed=allowed, known=known)
+        found = {
+            "memory": sources.remembered(user, config.memory),
+            "vector": nearest,
+            "trending": self._trending(user.now_days, allowed),
+            "fresh": sources.fresh(known, config.fresh),
+        }
+        if allowed is not None:
+            found = {name: places * allowed[places] for name, places in found.items()}
+        places, provenance = sources.merge(found, config.total)
+        return Candidates(places, provenance, torch.ones(places.shape))
+
+    @torch.no_grad()
+    def search(
+        self, queries: Sequence[str], now_days: Tensor, *, allowed: Tensor | None = None
+    ) -> Candidates:
+        """Candidates that answer queries, `(B,)` texts; memory has its say in ranking."""
+        self.net.eval()
+        config = self.config
+        vectors = self.net.query_vectors(grams(queries, self.features))
+        nearest, _ = self.index.search(
+            vectors, config.vector, allowed=allowed, known=self.known(now_days)
+        )
+        lexical = torch.zeros(len(queries), config.lexical, dtype=torch.long)
+        mask = None if allowed is None else allowed.numpy()
+        for row, query in enumerate(queries):
+            hits = self.lexical.search(query, config.lexical, allowed=mask)
+            lexical[row, : len(hits)] = torch.from_numpy(hits)
+        found = {"vector": nearest, "lexical": lexical}
+        places, provenance = sources.merge(found, config.total)
+        return Candidates(places, provenance, sources.fuse(places, found))
+
+    def _trending(self, now_days: Tensor, allowed: Tensor | None) -> Tensor:
+        """`(B, K)` by day; filtered before the best are taken."""
+        days, where = torch.unique(now_days.floor().long(), return_inverse=True)
+        tops = []
+        for day in days:
+            table = self.popularity.day(int(day))
+            table = table if allowed is None else table * allowed[:, None]
+            tops.append(sources.trending(table, self.config.trending))
+        return torch.stack(tops)[where]

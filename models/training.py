@@ -1,0 +1,176 @@
+"""Steps of training, one batch at a time; loops, workers and checkpoints are the job's.
+
+B requests, C candidates, S negatives, I places of the catalogue, P outcomes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.config import Config
+from models.examples import Examples, Ints
+from models.features import LEVELS
+from models.ranking.ranker import ranking_loss
+from models.retrieval.retrieve import Retriever
+from models.retrieval.towers import RetrieverBatch
+
+
+class StageConfig(Config):
+    """The training of one network."""
+
+    epochs: int = Field(6, gt=0)
+    batch: int = Field(128, gt=0)
+    """Requests a step, over all workers."""
+    learning_rate: float = Field(2e-3, gt=0)
+    table_learning_rate: float = Field(5e-3, gt=0)
+    """For embedding tables, whose rows see few steps."""
+    weight_decay: float = Field(0.01, ge=0)
+    patience: int = Field(2, gt=0)
+    """Epochs without a better validation before stopping."""
+
+
+class TrainConfig(Config):
+    """The training of a retriever, then of a ranker over what it retrieves."""
+
+    retriever: StageConfig = StageConfig()
+    ranker: StageConfig = StageConfig(epochs=3, batch=32)
+    level_dropout: float = Field(0.15, ge=0, lt=1)
+    """Share of requests that see one level of memory less, for each level: the ablation then
+    measures memory, not surprise, and search without memory still works."""
+    max_outcomes: int = Field(1536, gt=0)
+    """Outcomes of one retriever step; more are sampled down."""
+    num_workers: int = Field(1, ge=0)
+    """Ray Train workers; 0 trains in this process."""
+    cpus_per_worker: float = Field(1, gt=0)
+    use_gpu: bool | None = None
+    """None: where Ray has one."""
+    max_failures: int = Field(1, ge=0)
+    """Restarts from the last checkpoint before giving up."""
+    seed: int = 1
+
+
+def optimizers(net: nn.Module, config: StageConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for the dense parameters, SparseAdam for the tables: it touches rows that occurred."""
+    tables = [p for name, p in net.named_parameters() if is_table(net, name)]
+    dense = [p for name, p in net.named_parameters() if not is_table(net, name)]
+    return [
+        torch.optim.AdamW(dense, lr=config.learning_rate, weight_decay=config.weight_decay),
+        torch.optim.SparseAdam(tables, lr=config.table_learning_rate),
+    ]
+
+
+def is_table(net: nn.Module, parameter: str) -> bool:
+    """Whether a parameter, by its full name, is a table with sparse gradients."""
+    owner = net.get_submodule(parameter.rpartition(".")[0])
+    return bool(getattr(owner, "sparse", False))
+
+
+def step(net: nn.Module, loss: Tensor, optimizers: list[torch.optim.Optimizer]) -> float:
+    """One step down; returns the loss.
+
+    Raises:
+        ValueError: when the loss is not finite, before any weight is harmed.
+    """
+    found = float(loss.detach())
+    if not np.isfinite(found):
+        raise ValueError(
+            f"the loss is {found}: lower train.*.learning_rate, or look for extreme values in the "
+            "item numbers"
+        )
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    dense = optimizers[0].param_groups[0]["params"]
+    nn.utils.clip_grad_norm_(dense, 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+    return found
+
+
+def warm(optimizers: list[torch.optim.Optimizer], config: StageConfig, done: float) -> None:
+    """Sets the rates for a share `done` of all steps: a short warm-up, then linear to a tenth."""
+    scale = min(1.0, done / 0.03 + 0.05) * max(0.1, 1 - done)
+    for optimizer, rate in zip(
+        optimizers, (config.learning_rate, config.table_learning_rate), strict=True
+    ):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * scale
+
+
+class NegativeSampler:
+    """Draws items by popularity^0.75 (Mikolov et al., 2013) of the training outcomes.
+
+    Every item of the catalogue has a chance, so that unseen ones learn to stay low too.
+    """
+
+    def __init__(self, outcomes: Ints, num_places: int, num_negatives: int) -> None:
+        counts = np.bincount(outcomes, minlength=num_places).astype(float)
+        weights = np.maximum(counts, 0.1) ** 0.75
+        weights[0] = 0
+        self._shares = weights / weights.sum()
+        self._cumulative = np.cumsum(self._shares)
+        self._count = num_negatives
+        expected = np.maximum(self._shares * num_negatives, 1e-9)
+        self.log_q = torch.from_numpy(np.log(expected)).float()
+        """`(I,)` log of the expected number of each item in a draw."""
+
+    def draw(self, generator: np.random.Generator) -> Tensor:
+        """`(S,)` places, repeats possible."""
+        found = np.searchsorted(self._cumulative, generator.random(self._count))
+        return torch.from_numpy(np.minimum(found, len(self._shares) - 1))
+
+
+def drop_levels(num: int, share: float, generator: np.random.Generator) -> Tensor:
+    """`(B, 3)` bool: which levels of memory each request keeps."""
+    return torch.from_numpy(generator.random((num, len(LEVELS))) >= share)
+
+
+def retriever_batch(
+    examples: Examples,
+    rows: Ints,
+    *,
+    sampler: NegativeSampler,
+    config: TrainConfig,
+    generator: np.random.Generator,
+) -> RetrieverBatch:
+    """One batch for `TwoTower.forward`."""
+    user = examples.user_side(rows).keep(drop_levels(len(rows), config.level_dropout, generator))
+    request, items, _ = examples.requests.pairs(rows)
+    chosen = generator.permutation(len(items))[: config.max_outcomes]
+    positives = torch.from_numpy(items[chosen])
+    return RetrieverBatch(
+        user=user,
+        positives=positives,
+        request=torch.from_numpy(request[chosen]),
+        negatives=sampler.draw(generator),
+        log_q=sampler.log_q,
+        # Each word of an item's text is kept with a chance of its own item: short and long queries.
+        keep_words=torch.from_numpy(
+            generator.random((len(positives), 1)) * 0.8 + 0.1
+            > generator.random((len(positives), examples.features.text_grams))
+        ),
+    )
+
+
+def ranker_loss(
+    net: nn.Module,
+    retriever: Retriever,
+    examples: Examples,
+    rows: Ints,
+    *,
+    num_heads: int,
+    listwise_weight: float,
+    level_dropout: float,
+    generator: np.random.Generator,
+) -> Tensor:
+    """The loss of one batch, over the candidates that retrieval would bring to these requests."""
+    user = examples.user_side(rows)
+    places = retriever.recommend(user).places
+    labels = examples.labels(rows, places, num_heads)
+    popularity = examples.popularity.read(user.now_days, places)
+    user = user.keep(drop_levels(len(rows), level_dropout, generator))
+    logits = net(user, places, popularity)
+    return ranking_loss(logits, labels, places > 0, listwise_weight=listwise_weight)

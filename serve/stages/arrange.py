@@ -1,0 +1,72 @@
+"""Arrange: candidates and their probabilities to the order of a slate, cut into pages.
+
+B = 1; C candidates, O heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.model import Recommender
+from models.ranking import arrange
+from models.ranking.arrange import ArrangeConfig
+from models.retrieval.retrieve import Candidates
+
+ROW = np.dtype([("place", "<u4"), ("provenance", "u1"), ("score", "<f4")])
+"""One candidate: its place in the catalogue, its sources, its score (nan: not ranked)."""
+
+
+@dataclass(frozen=True)
+class Slate:
+    """Candidates, best first."""
+
+    rows: NDArray[np.void]
+    """`(n,)` of `ROW`."""
+    first_rank: int = 1
+    """Rank of the first row."""
+
+    def cut(self, size: int) -> tuple[Slate, Slate]:
+        """A page of at most `size`, and the rest."""
+        page = Slate(self.rows[:size], self.first_rank)
+        return page, Slate(self.rows[size:], self.first_rank + len(page.rows))
+
+
+class Arrange:
+    """The stage."""
+
+    def __init__(self, recommender: Recommender, config: ArrangeConfig) -> None:
+        self._heads, self._config = recommender.heads, config
+
+    def __call__(
+        self, candidates: Candidates, probabilities: Tensor | None, *, search: bool
+    ) -> Slate:
+        """All candidates `(1, C)` in order.
+
+        Args:
+            probabilities: `(1, C, O)`; None where ranking was skipped: the order is retrieval's.
+            search: whether agreement with the query counts, too.
+        """
+        places = candidates.places
+        if not places.shape[1]:
+            return Slate(np.zeros(0, ROW))
+        if probabilities is None:
+            scores = torch.full(places.shape, torch.nan)
+            best = torch.argsort(-candidates.relevance, dim=1, stable=True)
+        else:
+            scores = arrange.value(probabilities, self._heads, self._config)
+            if search:
+                scores = arrange.mix(scores, candidates.relevance, self._config)
+            best = arrange.order(scores, places)
+        rows = np.zeros(places.shape[1], ROW)
+        for name, column in (
+            ("place", places),
+            ("provenance", candidates.provenance),
+            ("score", scores),
+        ):
+            rows[name] = column.gather(1, best)[0].numpy()
+        return Slate(rows)

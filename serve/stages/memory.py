@@ -1,0 +1,96 @@
+"""Read memory: a user id to what is known of the user at this moment, as people and models see it.
+
+B = 1 here; L newest interactions, F numbers of the user level, X context fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import lmdb
+import numpy as np
+
+from models.catalogue import Catalogue
+from models.events import INTERACTION, key64
+from models.features import FeatureConfig, UserSide, context_codes, user_side
+from models.memory import EMPTY, MemorySpec, MemoryView, State, user_features, view
+from models.stores import MemoryStore
+
+
+class MemoryUnavailableError(RuntimeError):
+    """The store cannot be read, or what it holds of this user is damaged."""
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """One user's memory at one moment."""
+
+    state: State
+    view: MemoryView
+    user: UserSide
+    """B = 1."""
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is remembered."""
+        return bool(self.state)
+
+
+class ReadMemory:
+    """The stage. An unknown user has an empty memory."""
+
+    def __init__(
+        self,
+        store: MemoryStore,
+        *,
+        catalogue: Catalogue,
+        features: FeatureConfig,
+        memory: MemorySpec,
+    ) -> None:
+        self._store, self._catalogue = store, catalogue
+        self._features, self._memory = features, memory
+
+    def state(self, user_id: str) -> State:
+        """What the store holds.
+
+        Raises:
+            MemoryUnavailableError: when it cannot be read.
+        """
+        try:
+            return self._store.get_many([user_id])[0]
+        # ValueError: the codec refuses damaged bytes.
+        except (lmdb.Error, OSError, RuntimeError, ValueError) as error:
+            raise MemoryUnavailableError(f"{type(error).__name__}: {error}") from error
+
+    def __call__(
+        self,
+        state: State = EMPTY,
+        *,
+        now_ms: int,
+        session_id: str | None = None,
+        context: Mapping[str, str] | None = None,
+    ) -> Remembered:
+        """A state as it is read at `now_ms`, in the session and the context of a request."""
+        session = key64(session_id) if session_id else 0
+        seen = view(state, now_ms=now_ms, spec=self._memory, session=session)
+        ring = np.zeros((1, self._features.history), INTERACTION)
+        newest = state.ring[-self._features.history :]
+        ring[0, self._features.history - len(newest) :] = newest
+        user = user_side(
+            ring,
+            item=self._catalogue.places(ring["item"]),
+            now_ms=np.asarray([now_ms], np.int64),
+            session=np.asarray([session], np.uint64),
+            long=user_features(seen)[None],
+            context=self._codes(context or {}),
+            view=self._memory.view,
+        )
+        return Remembered(state, seen, user)
+
+    def _codes(self, context: Mapping[str, str]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+        """`(1, X)`."""
+        fields = self._features.context
+        if not fields:
+            return np.zeros((1, 0), np.int64)
+        return context_codes([[context.get(field)] for field in fields], self._features)
