@@ -36,7 +36,7 @@ class Catalogue:
     """Items of one release, in the order of the table given.
 
     Args:
-        table: `item_id`, `text`, `first_seen` (timestamp) and the configured fields, a row per item.
+        table: a row per item: `item_id`, `text`, `first_seen` (timestamp), the configured fields.
 
     Raises:
         ValueError: when a column is missing, an item occurs twice, or two ids share a key.

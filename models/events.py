@@ -170,7 +170,8 @@ def conform(table: pa.Table) -> pa.Table:
             columns.append(pa.nulls(len(table), field.type))
             continue
         try:
-            columns.append(table[field.name].cast(field.type))
+            # Times finer than a millisecond are cut; everything else is cast without loss.
+            columns.append(table[field.name].cast(field.type, safe=field.type != TIMESTAMP))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise ValueError(f"event column {field.name!r}: {error}") from error
     # Nullable throughout: a null in a required column is a row's fault, told as its reason.

@@ -6,17 +6,19 @@ P outcomes, O outcome heads, C candidates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from models.catalogue import Catalogue
 from models.events import POLARITY
-from models.features import FeatureConfig, PopularityTable, UserSide, user_side
+from models.features import FeatureConfig, PopularityTable, UserSide, context_codes, user_side
+from models.mapping import CONTEXT
 from models.memory import Histories, Popularity, ViewSpec
 
 Ints = NDArray[np.int64]
@@ -47,13 +49,43 @@ class Requests:
         return len(self.user)
 
     def pairs(self, rows: Ints) -> tuple[Ints, Ints, NDArray[np.uint8]]:
-        """The outcomes of some requests: place in `rows`, item place, label bits; each `(P,)`."""
+        """The outcomes of requests `(B,)`: number in `rows`, place, label bits; `(P,)` each."""
         lengths = self.offsets[rows + 1] - self.offsets[rows]
         which = np.repeat(np.arange(len(rows)), lengths)
         first = np.cumsum(lengths) - lengths
         inside = np.arange(len(which)) - first[which]
         found = self.offsets[rows][which] + inside
         return which, self.outcomes[found], self.labels[found]
+
+
+def requests_of(
+    table: pa.Table, *, histories: Histories, catalogue: Catalogue, features: FeatureConfig
+) -> Requests:
+    """The requests of a table in `models.requests.request_schema`, in its order.
+
+    Items that the catalogue does not have are left out of the outcomes.
+    """
+    users = pc.index_in(table["user_id"], value_set=histories.users)
+    places = catalogue.places(_flat(table["items"]).astype(np.uint64))
+    lengths = table["items"].combine_chunks().value_lengths().to_numpy()
+    kept = np.append(0, np.cumsum(places > 0))[np.append(0, np.cumsum(lengths))]
+    long = table["user_features"].combine_chunks()
+    context = [table[CONTEXT + name].to_pylist() for name in features.context]
+    return Requests(
+        user=pc.fill_null(users, -1).to_numpy().astype(np.int64),
+        as_of_ms=table["as_of"].to_numpy(),
+        session=table["session"].to_numpy(),
+        long=long.flatten().to_numpy().reshape(len(table), -1),
+        context=context_codes(context, features, num=len(table)),
+        outcomes=places[places > 0],
+        labels=_flat(table["labels"]).astype(np.uint8)[places > 0],
+        offsets=kept.astype(np.int64),
+    )
+
+
+def _flat(column: pa.ChunkedArray) -> NDArray[np.generic]:
+    values: NDArray[np.generic] = column.combine_chunks().flatten().to_numpy()
+    return values
 
 
 class Examples:
@@ -71,17 +103,15 @@ class Examples:
         self.requests, self.histories, self.catalogue = requests, histories, catalogue
         self.features, self.view = features, view
         self.places = catalogue.places(histories.interactions["item"])
-        self.popularity = PopularityTable(
-            fold_popularity(histories, self.places, len(catalogue)),
-            features.popularity_half_lives,
-        )
+        self.item_memory = fold_popularity(histories, self.places, len(catalogue))
+        self.popularity = PopularityTable(self.item_memory, features.popularity_half_lives)
 
     def user_side(self, rows: Ints, *, memory_of: Ints | None = None) -> UserSide:
         """The user side of requests `(B,)`.
 
         Args:
-            memory_of: `(B,)` rows of the histories to read instead of the requests' own users:
-                the placebo. The user level is then left as it is; see `Requests.long`.
+            memory_of: `(B,)` rows of the histories to read instead of the requests' own users. The
+                user level is `Requests.long` all the same.
         """
         requests = self.requests
         now = requests.as_of_ms[rows]
@@ -110,12 +140,6 @@ class Examples:
 
 
 def fold_popularity(histories: Histories, places: Ints, num_places: int) -> Popularity:
-    """What items remember of all histories: events of interest, by place in the catalogue."""
+    """What items remember of all histories: events of interest, on the day they arrived."""
     spoken = (POLARITY[histories.interactions["action"]] > 0) & (places > 0)
-    return Popularity.fold(histories.interactions["ts"][spoken], places[spoken], num_places)
-
-
-def shuffled(num_rows: int, batch: int, generator: np.random.Generator) -> Sequence[Ints]:
-    """All rows once, in random batches of `batch`."""
-    order = generator.permutation(num_rows)
-    return [order[i : i + batch] for i in range(0, num_rows, batch)]
+    return Popularity.fold(histories.arrived[spoken], places[spoken], num_places)

@@ -123,14 +123,14 @@ def user_side(
 
 
 def context_codes(
-    values: Sequence[Sequence[str | None]], config: FeatureConfig
+    columns: Sequence[Sequence[str | None]], config: FeatureConfig, *, num: int
 ) -> NDArray[np.int64]:
-    """`(B, X)` buckets of context texts, given field by field: X sequences of B values."""
-    columns = [
-        [1 + zlib.crc32(v.encode()) % (config.context_buckets - 1) if v else 0 for v in column]
-        for column in values
-    ]
-    return np.asarray(columns, np.int64).reshape(len(columns), -1).T.copy()
+    """`(B, X)` buckets of context texts, given field by field: X columns of B = `num` values."""
+    codes = np.zeros((num, len(columns)), np.int64)
+    for field, column in enumerate(columns):
+        known = {text: 1 + zlib.crc32(text.encode()) for text in set(column) if text}
+        codes[:, field] = [known.get(text or "", 0) for text in column]
+    return np.where(codes > 0, 1 + (codes - 1) % (config.context_buckets - 1), 0)
 
 
 class ItemSide(nn.Module):
@@ -176,14 +176,14 @@ class PopularityTable:
     """
 
     def __init__(self, popularity: Popularity, half_lives: tuple[int, ...]) -> None:
-        self._popularity = popularity
+        self.popularity = popularity
         self._half_lives = half_lives
         self._days: dict[int, Tensor] = {}
 
     def day(self, day: int) -> Tensor:
         """`(I, H)` as of the beginning of a day."""
         if day not in self._days:
-            counts = self._popularity.read(day * DAY_MS, self._half_lives)
+            counts = self.popularity.read(day * DAY_MS, self._half_lives)
             self._days[day] = torch.from_numpy(np.log1p(counts) / 4)
         return self._days[day]
 

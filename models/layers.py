@@ -5,6 +5,8 @@ B requests, L interactions, D width, I places of the catalogue, G text grams.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -34,9 +36,7 @@ class ItemEncoder(nn.Module):
         )
         nn.init.normal_(self.text.weight, std=0.1)
         sizes = [int(column.max()) + 1 for column in items.categories.T]
-        self.fields = nn.ModuleList(nn.Embedding(size, width, sparse=True) for size in sizes)
-        for field in self.fields:
-            nn.init.normal_(field.weight, std=0.1)
+        self.fields = nn.ModuleList(_field(size, width) for size in sizes)
         self.numbers = nn.Linear(items.numbers.shape[1], width) if items.numbers.numel() else None
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
@@ -54,14 +54,16 @@ class ItemEncoder(nn.Module):
         """`(N, G)` hashed grams to `(N, D)`."""
         return self.text(text)
 
-    def table_parameters(self) -> list[nn.Parameter]:
-        """The parameters with sparse gradients."""
-        return [self.id.weight, self.text.weight, *(f.weight for f in self.fields)]
-
     def spread(self, places: Tensor) -> Tensor:
         """`(...)` places to `(..., D)`: each distinct place is encoded once."""
         distinct, where = torch.unique(places, return_inverse=True)
         return self(distinct)[where]
+
+
+def _field(size: int, width: int) -> nn.Embedding:
+    table = nn.Embedding(size, width, sparse=True)
+    nn.init.normal_(table.weight, std=0.1)
+    return table
 
 
 def age_buckets(age_days: Tensor) -> Tensor:
@@ -128,6 +130,6 @@ def session_tokens(items: Tensor, user: UserSide) -> list[Tensor]:
 def mlp(sizes: list[int], dropout: float = 0.0) -> nn.Sequential:
     """Linear layers with GELU between them, none after the last."""
     layers: list[nn.Module] = []
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.GELU(), nn.Dropout(dropout)]
     return nn.Sequential(*layers[:-2])

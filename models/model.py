@@ -26,7 +26,9 @@ class ModelConfig(Config):
     """All that decides what weights mean. Weights are refused under another digest."""
 
     heads: tuple[str, ...]
-    """Outcomes along the funnel, the target last."""
+    """Outcomes along the funnel, a head of the ranker each; bit h of a label is head h."""
+    target: str
+    """The outcome that retrieval looks for and that a slate is ordered by."""
     catalogue: CatalogueConfig = CatalogueConfig()
     memory: MemorySpec = MemorySpec()
     features: FeatureConfig = FeatureConfig()
@@ -66,8 +68,10 @@ class Recommender:
         ranker: MemoryRanker,
         calibration: Sequence[Platt],
         heads: tuple[str, ...],
+        target: str,
     ) -> None:
-        self.retriever, self.ranker, self.heads = retriever, ranker, heads
+        self.retriever, self.ranker = retriever, ranker
+        self.heads, self.target = heads, target
         self.catalogue = retriever.catalogue
         self.calibration = tuple(calibration)
 

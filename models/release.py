@@ -83,7 +83,6 @@ def save(
     *,
     name: str,
     recommender: Recommender,
-    popularity: Popularity,
     model: ModelConfig,
     serving: ServingConfig,
     watermark_ms: int,
@@ -104,6 +103,7 @@ def save(
     save_file(towers.state_dict(), part / "retriever.safetensors")
     save_file(ranker.state_dict(), part / "ranker.safetensors")
     save_file({"vectors": recommender.retriever.index.vectors}, part / "items.safetensors")
+    popularity = recommender.popularity.popularity
     counts = {
         "first_day": torch.tensor([popularity.first_day]),
         "counts": torch.from_numpy(popularity.counts),
@@ -194,6 +194,7 @@ def _recommender(
         ranker=ranker.eval(),
         calibration=[Platt(scale, bias) for scale, bias in manifest.calibration],
         heads=model.heads,
+        target=model.target,
     )
 
 

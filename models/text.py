@@ -6,6 +6,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ def words(text: str) -> list[str]:
 def grams(text: str) -> list[str]:
     """Words, pairs of neighbours, and the letter trigrams of each word."""
     tokens = words(text)
-    pairs = [f"{a} {b}" for a, b in zip(tokens, tokens[1:], strict=False)]
+    pairs = [f"{a} {b}" for a, b in pairwise(tokens)]
     trigrams = [f"#{w[i : i + 3]}" for t in tokens for w in [f"<{t}>"] for i in range(len(w) - 2)]
     return [*tokens, *pairs, *trigrams]
 

@@ -42,6 +42,8 @@ class TrainConfig(Config):
     measures memory, not surprise, and search without memory still works."""
     max_outcomes: int = Field(1536, gt=0)
     """Outcomes of one retriever step; more are sampled down."""
+    num_candidates: int = Field(96, gt=0)
+    """Candidates of a ranker step; the rest of what was retrieved is thinned out."""
     num_workers: int = Field(1, ge=0)
     """Ray Train workers; 0 trains in this process."""
     cpus_per_worker: float = Field(1, gt=0)
@@ -163,14 +165,42 @@ def ranker_loss(
     *,
     num_heads: int,
     listwise_weight: float,
-    level_dropout: float,
+    config: TrainConfig,
     generator: np.random.Generator,
 ) -> Tensor:
-    """The loss of one batch, over the candidates that retrieval would bring to these requests."""
+    """The loss of one batch, over candidates that retrieval would bring to these requests.
+
+    All outcomes among them are kept, and of the rest as many as `config.num_candidates` has room
+    for.
+    """
     user = examples.user_side(rows)
     places = retriever.recommend(user).places
     labels = examples.labels(rows, places, num_heads)
+    places, labels, kept = thin(places, labels, config.num_candidates, generator)
     popularity = examples.popularity.read(user.now_days, places)
-    user = user.keep(drop_levels(len(rows), level_dropout, generator))
+    user = user.keep(drop_levels(len(rows), config.level_dropout, generator))
     logits = net(user, places, popularity)
-    return ranking_loss(logits, labels, places > 0, listwise_weight=listwise_weight)
+    return ranking_loss(logits, labels, places > 0, kept=kept, listwise_weight=listwise_weight)
+
+
+def thin(
+    places: Tensor, labels: Tensor, count: int, generator: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All candidates with an outcome and a random choice of the rest, `count` in all.
+
+    Args:
+        places: `(B, C)`, 0 for none.
+        labels: `(B, C, O)`.
+
+    Returns:
+        places `(B, count)`, labels `(B, count, O)`, and `(B,)` the share of negatives kept.
+    """
+    hit = labels.any(2)
+    draw = torch.from_numpy(generator.random(places.shape, np.float32))
+    draw = draw + hit.float() - 2.0 * (places == 0)
+    chosen = draw.topk(min(count, places.shape[1]), dim=1).indices
+    missed = (places > 0) & ~hit
+    left = missed.gather(1, chosen).sum(1)
+    kept = torch.where(left > 0, left / missed.sum(1).clamp(min=1), 1.0)
+    labels = labels.gather(1, chosen[..., None].expand(-1, -1, labels.shape[2]))
+    return places.gather(1, chosen), labels, kept

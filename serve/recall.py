@@ -83,9 +83,7 @@ class Recall:
     def _interactions(self, memory: Remembered) -> list[dict[str, Any]]:
         ring, ranks = memory.state.ring, memory.view.session_rank
         places = self._catalogue.places(ring["item"]).tolist()
-        rows = zip(
-            ring["ts"].tolist(), ring["action"].tolist(), places, ranks.tolist(), strict=True
-        )
+        columns = ring["ts"].tolist(), ring["action"].tolist(), places, ranks.tolist()
         told = [
             {
                 "ts": rfc3339(ts),

@@ -52,6 +52,9 @@ class LowRankCross(nn.Module):
 class MemoryRanker(nn.Module):
     """Logits of every outcome for every candidate of every request."""
 
+    pairs: Tensor
+    """`(2, T (T - 1) / 2)` the pairs of tokens whose dot products are taken."""
+
     def __init__(
         self,
         items: ItemSide,
@@ -76,7 +79,8 @@ class MemoryRanker(nn.Module):
         num_tokens = 8
         pairs = num_tokens * (num_tokens - 1) // 2
         crossed = num_numbers + num_tokens * width
-        self.register_buffer("pairs", torch.triu_indices(num_tokens, num_tokens, 1))
+        upper = torch.triu_indices(num_tokens, num_tokens, 1)
+        self.register_buffer("pairs", upper, persistent=False)
         self.cross = nn.ModuleList(
             LowRankCross(crossed, config.cross_rank) for _ in range(config.num_cross)
         )
@@ -95,8 +99,8 @@ class MemoryRanker(nn.Module):
         read = self.attend(seen, item, user)
         spread = [token[:, None].expand_as(item) for token in (*once, *session_tokens(seen, user))]
         tokens = torch.stack([item, self.bottom(numbers), read, *spread], 2)
-        first, second = self.pairs
-        dots = (tokens[:, :, first] * tokens[:, :, second]).sum(-1)
+        first, second = self.pairs.unbind()
+        dots = (tokens @ tokens.transpose(2, 3))[:, :, first, second]
         flat = torch.cat([numbers, tokens.flatten(2)], 2)
         crossed = flat
         for layer in self.cross:
@@ -165,15 +169,20 @@ class MemoryRanker(nn.Module):
         return (same * fade[:, None]).amax(2)
 
 
-def ranking_loss(logits: Tensor, labels: Tensor, real: Tensor, *, listwise_weight: float) -> Tensor:
+def ranking_loss(
+    logits: Tensor, labels: Tensor, real: Tensor, *, kept: Tensor, listwise_weight: float
+) -> Tensor:
     """Log loss of each candidate and head, plus a softmax over each request's candidates.
 
     Args:
         logits: `(B, C, O)`.
         labels: `(B, C, O)` 0 or 1.
         real: `(B, C)` bool, false where a list of candidates is padded.
+        kept: `(B,)` share of the negatives that were kept for training. Fewer negatives raise the
+            odds by 1 / kept; the log loss takes that back, so that logits are those of the whole.
     """
-    each = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    seen = logits - torch.log(kept)[:, None, None]
+    each = functional.binary_cross_entropy_with_logits(seen, labels, reduction="none")
     weight = real[..., None].expand_as(each)
     loss = (each * weight).sum() / weight.sum().clamp(min=1)
     if not listwise_weight:

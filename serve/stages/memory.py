@@ -93,4 +93,4 @@ class ReadMemory:
         fields = self._features.context
         if not fields:
             return np.zeros((1, 0), np.int64)
-        return context_codes([[context.get(field)] for field in fields], self._features)
+        return context_codes([[context.get(field)] for field in fields], self._features, num=1)

@@ -1,0 +1,141 @@
+"""Measuring a recommender on requests: full rankings and candidate lists, nothing sampled.
+
+R requests, B requests at a time, C candidates, K ranks, O outcome heads, I places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.examples import Examples, Ints, Requests
+from models.features import UserSide
+from models.metrics import ranking, retrieval
+from models.model import Recommender
+from models.ranking.arrange import order
+from models.retrieval.retrieve import Retriever
+
+Floats = NDArray[np.float64]
+BATCH = 128
+CUTS = (10, 20, 50)
+"""Ranks at which lists are cut for recall; NDCG is at the first."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The candidates of R requests with what came of them."""
+
+    places: Ints
+    """`(R, C)`, 0 for none."""
+    logits: NDArray[np.float32]
+    """`(R, C, O)`, not calibrated."""
+    labels: NDArray[np.float32]
+    """`(R, C, O)`."""
+
+    def flat(self, head: int) -> tuple[NDArray[np.float32], NDArray[np.float32], Ints]:
+        """Labels, logits and request numbers of all real candidates, `(N,)` each."""
+        real = self.places > 0
+        request = np.broadcast_to(np.arange(len(self.places))[:, None], self.places.shape)
+        return self.labels[..., head][real], self.logits[..., head][real], request[real]
+
+
+def batches(rows: Ints) -> Iterator[Ints]:
+    """`BATCH` rows at a time."""
+    return (rows[i : i + BATCH] for i in range(0, len(rows), BATCH))
+
+
+def positives(requests: Requests, rows: Ints, target: int) -> retrieval.Positives:
+    """What each request `(R,)` should have found: its outcomes with head `target`.
+
+    Raises:
+        ValueError: when a request has none; see `with_target`.
+    """
+    which, items, bits = requests.pairs(rows)
+    hit = (bits >> target) & 1 > 0
+    offsets = np.append(0, np.cumsum(np.bincount(which[hit], minlength=len(rows))))
+    return retrieval.Positives(items[hit], offsets.astype(np.int64))
+
+
+def with_target(requests: Requests, rows: Ints, target: int) -> Ints:
+    """Those of `rows` that have an outcome with head `target`."""
+    which, _, bits = requests.pairs(rows)
+    return rows[np.unique(which[(bits >> target) & 1 > 0])]
+
+
+def list_metrics(top: Ints, wanted: retrieval.Positives) -> dict[str, Floats]:
+    """`(R,)` of each metric, for rankings `(R, K)` of places, 0 after the last."""
+    hits = retrieval.hits(np.where(top > 0, top, -1), wanted)
+    cuts = {f"recall@{k}": retrieval.recall_at(hits, wanted.num, k) for k in CUTS}
+    ndcg = retrieval.ndcg_at(hits, wanted.num, CUTS[0])
+    return {**cuts, f"ndcg@{CUTS[0]}": ndcg, "mrr": retrieval.mrr(hits)}
+
+
+def nearest(retriever: Retriever, examples: Examples, rows: Ints, count: int) -> Ints:
+    """`(R, K)` the two towers' own full ranking, without the other sources."""
+    tops = []
+    retriever.net.eval()
+    with torch.no_grad():
+        for part in batches(rows):
+            user = examples.user_side(part)
+            vectors = retriever.net.user_vectors(user)
+            found, _ = retriever.index.search(vectors, count, known=retriever.known(user.now_days))
+            tops.append(found)
+    return torch.cat(tops).numpy()
+
+
+Reading = Callable[[Ints], UserSide]
+"""How the memory of requests `(B,)` is read: in full, in part, or somebody else's."""
+
+
+def scored(
+    recommender: Recommender,
+    examples: Examples,
+    rows: Ints,
+    *,
+    reading: Reading | None = None,
+    candidates: Ints | None = None,
+) -> Scored:
+    """Retrieves for each request and ranks what was found.
+
+    Args:
+        reading: the user side to go by; None: `examples.user_side`.
+        candidates: `(R, C)` to rank instead of what retrieval finds.
+    """
+    read = reading or examples.user_side
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for number, part in enumerate(batches(rows)):
+        user = read(part)
+        if candidates is None:
+            places = recommender.retriever.recommend(user).places
+        else:
+            places = torch.from_numpy(candidates[number * BATCH : number * BATCH + len(part)])
+        logits = recommender.logits(user, places)
+        parts.append((places, logits, examples.labels(part, places, len(recommender.heads))))
+    columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
+    return Scored(places=columns[0], logits=columns[1], labels=columns[2])
+
+
+def slates(found: Scored, target: int) -> Ints:
+    """`(R, C)` places in the ranker's order for one head."""
+    scores, places = torch.from_numpy(found.logits[..., target]), torch.from_numpy(found.places)
+    return places.gather(1, order(scores, places)).numpy()
+
+
+def ranking_metrics(found: Scored, recommender: Recommender, head: int) -> dict[str, float]:
+    """AUC, grouped AUC, NDCG, log loss and calibration error of one head on candidate lists."""
+    labels, logits, request = found.flat(head)
+    chances = recommender.calibration[head].apply(logits)
+    rate = np.full(len(labels), labels.mean())
+    return {
+        "auc": ranking.auc(labels, logits),
+        "gauc": ranking.gauc(labels, logits, request),
+        "ndcg@10": ranking.grouped_ndcg(labels, logits, request, 10),
+        "log_loss": ranking.log_loss(labels, chances),
+        "log_loss_of_rate": ranking.log_loss(labels, rate),
+        "calibration_error": ranking.calibration_error(labels, chances),
+    }
