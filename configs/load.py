@@ -12,9 +12,17 @@ from pydantic import Field, ValidationError, model_validator
 
 from models.catalogue import CatalogueConfig
 from models.config import Config
+from models.features import FeatureConfig
 from models.mapping import CONTEXT, ItemsConfig, PrepareConfig, SourceConfig
 from models.memory import MemorySpec
+from models.model import ModelConfig, ServingConfig
+from models.ranking.arrange import ArrangeConfig
+from models.ranking.ranker import RankerConfig
+from models.report import EvaluateConfig
 from models.requests import RequestConfig
+from models.retrieval.sources import CandidateConfig
+from models.retrieval.towers import RetrieverConfig
+from models.training import TrainConfig
 
 
 class Document(Config):
@@ -30,6 +38,32 @@ class Document(Config):
     memory: MemorySpec = MemorySpec()
     requests: RequestConfig
     prepare: PrepareConfig = PrepareConfig()
+    features: FeatureConfig = FeatureConfig()
+    retriever: RetrieverConfig = RetrieverConfig()
+    ranker: RankerConfig = RankerConfig()
+    candidates: CandidateConfig = CandidateConfig()
+    """What retrieval may bring."""
+    arrange: ArrangeConfig = ArrangeConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @property
+    def model(self) -> ModelConfig:
+        """The parts that decide what weights mean."""
+        return ModelConfig(
+            heads=self.requests.labels,
+            target=self.requests.target,
+            catalogue=self.catalogue,
+            memory=self.memory,
+            features=self.features.model_copy(update={"context": self.requests.context}),
+            retriever=self.retriever,
+            ranker=self.ranker,
+        )
+
+    @property
+    def serving(self) -> ServingConfig:
+        """The parts that decide how the weights are used."""
+        return ServingConfig(candidates=self.candidates, arrange=self.arrange)
 
     @property
     def folder(self) -> Path:
@@ -57,6 +91,8 @@ class Document(Config):
                 f"catalogue.num_interests is {self.catalogue.num_interests}, "
                 f"memory.state.num_interests {buckets}: give it once, under memory.state"
             )
+        if self.features.context:
+            raise ValueError("features.context: name the fields once, in requests.context")
         context = {CONTEXT + field for field in self.requests.context}
         unused = [n for n in self.source.columns if n.startswith(CONTEXT) and n not in context]
         if unused:

@@ -18,7 +18,7 @@ from models.ranking.arrange import ArrangeConfig
 from models.ranking.calibration import Platt
 from models.ranking.ranker import MemoryRanker, RankerConfig
 from models.retrieval.retrieve import Retriever
-from models.retrieval.sources import SourceConfig
+from models.retrieval.sources import CandidateConfig
 from models.retrieval.towers import RetrieverConfig, TwoTower
 
 
@@ -39,7 +39,7 @@ class ModelConfig(Config):
 class ServingConfig(Config):
     """How the networks are used; free to change under the same weights."""
 
-    sources: SourceConfig = SourceConfig()
+    candidates: CandidateConfig = CandidateConfig()
     arrange: ArrangeConfig = ArrangeConfig()
 
 
@@ -85,8 +85,9 @@ class Recommender:
         """`(B, C, O)` before calibration, for candidates `(B, C)`."""
         self.ranker.eval()
         popularity = self.popularity.read(user.now_days, places)
-        scores: Tensor = self.ranker(user, places, popularity)
-        return scores
+        device = next(self.ranker.parameters()).device
+        scores: Tensor = self.ranker(user.to(device), places.to(device), popularity.to(device))
+        return scores.cpu()
 
     def probabilities(self, user: UserSide, places: Tensor) -> Tensor:
         """`(B, C, O)` calibrated, for candidates `(B, C)`."""

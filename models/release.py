@@ -27,14 +27,13 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from models.catalogue import Catalogue
+from models.checkpoints import load_weights, save_weights
 from models.config import Config
 from models.features import PopularityTable
 from models.memory import Popularity
 from models.model import ModelConfig, Recommender, ServingConfig, build
 from models.ranking.calibration import Platt
-from models.ranking.ranker import MemoryRanker
 from models.retrieval.retrieve import Retriever
-from models.retrieval.towers import TwoTower
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -100,8 +99,8 @@ def save(
     config = {"model": model.model_dump(mode="json"), "serving": serving.model_dump(mode="json")}
     (part / "config.json").write_text(json.dumps(config, indent=1))
     towers, ranker = recommender.retriever.net, recommender.ranker
-    save_file(towers.state_dict(), part / "retriever.safetensors")
-    save_file(ranker.state_dict(), part / "ranker.safetensors")
+    save_weights(towers, part / "retriever.safetensors")
+    save_weights(ranker, part / "ranker.safetensors")
     save_file({"vectors": recommender.retriever.index.vectors}, part / "items.safetensors")
     popularity = recommender.popularity.popularity
     counts = {
@@ -186,7 +185,7 @@ def _recommender(
         catalogue=catalogue,
         popularity=PopularityTable(popularity, model.features.popularity_half_lives),
         features=model.features,
-        config=serving.sources,
+        config=serving.candidates,
         vectors=load_file(folder / "items.safetensors")["vectors"],
     )
     return Recommender(
@@ -196,18 +195,6 @@ def _recommender(
         heads=model.heads,
         target=model.target,
     )
-
-
-def load_weights(net: TwoTower | MemoryRanker, path: Path) -> None:
-    """Loads safetensors into a network.
-
-    Raises:
-        ValueError: when they do not fit it.
-    """
-    try:
-        net.load_state_dict(load_file(path))
-    except RuntimeError as error:
-        raise ValueError(f"{path}: the weights do not fit the configuration: {error}") from error
 
 
 def _sha256(path: Path) -> str:

@@ -179,8 +179,15 @@ def ranker_loss(
     places, labels, kept = thin(places, labels, config.num_candidates, generator)
     popularity = examples.popularity.read(user.now_days, places)
     user = user.keep(drop_levels(len(rows), config.level_dropout, generator))
-    logits = net(user, places, popularity)
-    return ranking_loss(logits, labels, places > 0, kept=kept, listwise_weight=listwise_weight)
+    device = next(net.parameters()).device
+    logits = net(user.to(device), places.to(device), popularity.to(device))
+    return ranking_loss(
+        logits,
+        labels.to(device),
+        (places > 0).to(device),
+        kept=kept.to(device),
+        listwise_weight=listwise_weight,
+    )
 
 
 def thin(

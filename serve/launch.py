@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from serve.config import ServeConfig
 from serve.problems import said
 
 _IMPORT_PATH = "serve.app:build"
+_ERROR = re.compile(r"[\w.]+(Error|Exception): ")
 _SETTINGS = Path(__file__).parents[1] / "infra" / "serve.env"
 _LOCAL = {
     "RAY_AUTH_MODE": "disabled",  # else a local start writes a token that clients then lack
@@ -165,7 +167,7 @@ def ray_session(plan: Plan) -> Iterator[None]:
             ray_serve.delete(plan.name)
         else:
             ray_serve.shutdown()
-        ray.shutdown()
+        ray.shutdown()  # type: ignore[no-untyped-call]
 
 
 def deploy(plan: Plan) -> None:
@@ -182,7 +184,18 @@ def deploy(plan: Plan) -> None:
     try:
         ray_serve.run(application, name=plan.name, route_prefix=plan.route_prefix)
     except RuntimeError as error:
-        raise ValueError(f"the service does not start: {error}") from error
+        raise ValueError(f"the service does not start: {_why(plan) or error}") from error
+
+
+def _why(plan: Plan) -> str:
+    """The error behind a failed deployment: the end of its replica's traceback."""
+    from ray import serve as ray_serve
+
+    application = ray_serve.status().applications.get(plan.name)
+    deployment = application and application.deployments.get("Ebb")
+    lines = deployment.message.strip().splitlines() if deployment else []
+    begins = [place for place, line in enumerate(lines) if _ERROR.match(line)]
+    return "\n".join(lines[begins[-1] :]) if begins else ""
 
 
 def _yaml(path: Path) -> dict[str, Any]:

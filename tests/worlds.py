@@ -24,7 +24,7 @@ from models.model import ModelConfig, Recommender, ServingConfig, build
 from models.ranking.calibration import Platt
 from models.ranking.ranker import RankerConfig
 from models.retrieval.retrieve import Retriever
-from models.retrieval.sources import SourceConfig
+from models.retrieval.sources import CandidateConfig
 from models.retrieval.towers import RetrieverConfig
 from models.stores import SnapshotRow, write_snapshot
 
@@ -36,6 +36,7 @@ NUM_EVENTS = 12  # of each user
 
 MODEL = ModelConfig(
     heads=("purchase",),
+    target="purchase",
     catalogue=CatalogueConfig(categories=("kind",), numbers=("price",), num_interests=16),
     memory=MemorySpec(state=StateSpec(ring=16, num_interests=16)),
     features=FeatureConfig(history=8, context=("country",), text_buckets=256, text_grams=16),
@@ -43,7 +44,7 @@ MODEL = ModelConfig(
     ranker=RankerConfig(width=8, num_cross=1, cross_rank=4, hidden=8),
 )
 SERVING = ServingConfig(
-    sources=SourceConfig(memory=5, vector=12, trending=5, fresh=3, lexical=12, total=25)
+    candidates=CandidateConfig(memory=5, vector=12, trending=5, fresh=3, lexical=12, total=25)
 )
 
 
@@ -124,13 +125,14 @@ class World:
             catalogue=self.catalogue,
             popularity=table,
             features=MODEL.features,
-            config=SERVING.sources,
+            config=SERVING.candidates,
         )
         return Recommender(
             retriever=retriever,
             ranker=ranker.eval(),
             calibration=[Platt(1.0, 0.0) for _ in MODEL.heads],
             heads=MODEL.heads,
+            target=MODEL.target,
         )
 
     def write_snapshot(self, path: Path) -> None:
@@ -149,7 +151,6 @@ class World:
             folder,
             name="tiny",
             recommender=self.recommender(),
-            popularity=self.popularity,
             model=MODEL,
             serving=SERVING,
             watermark_ms=self.watermark_ms,

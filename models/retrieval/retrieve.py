@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from models.features import FeatureConfig, PopularityTable, UserSide, grams
 from models.retrieval import sources
 from models.retrieval.index import VectorIndex
 from models.retrieval.lexical import LexicalIndex
-from models.retrieval.sources import SourceConfig
+from models.retrieval.sources import CandidateConfig
 from models.retrieval.towers import TwoTower
 
 
@@ -47,23 +48,39 @@ class Retriever:
         catalogue: Catalogue,
         popularity: PopularityTable,
         features: FeatureConfig,
-        config: SourceConfig,
+        config: CandidateConfig,
         vectors: Tensor | None = None,
     ) -> None:
         self.net, self.catalogue, self.popularity = net, catalogue, popularity
         self.features, self.config = features, config
-        self.lexical = LexicalIndex(catalogue.texts)
         self._first_seen = np.sort(net.item.items.first_seen_days.numpy(force=True)[1:])
         if vectors is None:
             self.refresh()
         else:
             self.index = VectorIndex(vectors)
 
+    @cached_property
+    def lexical(self) -> LexicalIndex:
+        """BM25 over the catalogue; training never asks for it."""
+        return LexicalIndex(self.catalogue.texts)
+
     @torch.no_grad()
     def refresh(self) -> None:
         """Encodes all items anew."""
         self.net.eval()
-        self.index = VectorIndex(self.net.item_vectors(torch.arange(len(self.catalogue))).cpu())
+        places = torch.arange(len(self.catalogue), device=self.device)
+        self.index = VectorIndex(self.net.item_vectors(places).cpu())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the towers live; what goes in and comes out is on the CPU."""
+        return self.net.scale.device
+
+    @torch.no_grad()
+    def user_vectors(self, user: UserSide) -> Tensor:
+        """`(B, D)`."""
+        self.net.eval()
+        return self.net.user_vectors(user.to(self.device)).cpu()
 
     def known(self, now_days: Tensor) -> Tensor:
         """`(B,)` the number of leading places that appeared before each request."""
@@ -74,7 +91,7 @@ class Retriever:
         """Candidates from memory alone. `allowed` is `(I,)` bool."""
         self.net.eval()
         config, known = self.config, self.known(user.now_days)
-        vectors = self.net.user_vectors(user)
+        vectors = self.user_vectors(user)
         nearest, _ = self.index.search(vectors, config.vector, allowed=allowed, known=known)
         found = {
             "memory": sources.remembered(user, config.memory),
@@ -94,7 +111,7 @@ class Retriever:
         """Candidates that answer queries, `(B,)` texts; memory has its say in ranking."""
         self.net.eval()
         config = self.config
-        vectors = self.net.query_vectors(grams(queries, self.features))
+        vectors = self.net.query_vectors(grams(queries, self.features).to(self.device)).cpu()
         nearest, _ = self.index.search(
             vectors, config.vector, allowed=allowed, known=self.known(now_days)
         )

@@ -18,7 +18,7 @@ SOURCES = ("memory", "vector", "trending", "fresh", "lexical")
 """In the order of the bits of provenance, and of priority where candidates are cut."""
 
 
-class SourceConfig(Config):
+class CandidateConfig(Config):
     """How many candidates each source may bring."""
 
     memory: int = Field(60, ge=0)

@@ -44,6 +44,10 @@ class RetrieverBatch:
     keep_words: Tensor
     """`(P, G)` bool: the grams of each positive that a made-up query holds."""
 
+    def to(self, device: torch.device) -> RetrieverBatch:
+        """All tensors on a device."""
+        return RetrieverBatch(**{name: value.to(device) for name, value in vars(self).items()})
+
 
 class TwoTower(nn.Module):
     """User memory to a vector, item to a vector; the score is their inner product."""

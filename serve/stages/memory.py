@@ -83,14 +83,11 @@ class ReadMemory:
             now_ms=np.asarray([now_ms], np.int64),
             session=np.asarray([session], np.uint64),
             long=user_features(seen)[None],
-            context=self._codes(context or {}),
+            context=context_codes(
+                [[(context or {}).get(field)] for field in self._features.context],
+                self._features,
+                num=1,
+            ),
             view=self._memory.view,
         )
         return Remembered(state, seen, user)
-
-    def _codes(self, context: Mapping[str, str]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-        """`(1, X)`."""
-        fields = self._features.context
-        if not fields:
-            return np.zeros((1, 0), np.int64)
-        return context_codes([[context.get(field)] for field in fields], self._features, num=1)

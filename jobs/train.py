@@ -1,0 +1,226 @@
+"""train: the retriever and the ranker, on Ray Train."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs import console
+
+if TYPE_CHECKING:
+    from configs.load import Document
+
+
+def main(
+    config: console.ConfigFile,
+    overrides: console.Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a training that was cut off.")
+    ] = False,
+    wandb: Annotated[
+        bool, typer.Option(help="Log to Weights & Biases (offline by default).")
+    ] = True,
+) -> None:
+    """Trains the two-tower retriever, then the ranker over what it retrieves.
+
+    \b
+    Reads runs/<name>/prepared/ and writes runs/<name>/:
+      model/        best weights by validation, their calibration and the model's digest
+      training/     checkpoints of Ray Train, to resume from
+      wandb/        the run's figures; `wandb sync` uploads them
+
+    \b
+    Examples:
+      python -m jobs.train --config configs/online_retail.yaml
+      python -m jobs.train --config configs/online_retail.yaml --set train.num_workers=2
+      python -m jobs.train --config configs/online_retail.yaml --resume
+      WANDB_MODE=online python -m jobs.train --config configs/online_retail.yaml
+    """  # noqa: D301  # the backspace tells click to keep the lines of a paragraph
+    from configs.load import load
+
+    document = load(config, overrides or [])
+    with console.ray_session():
+        history = train(document, resume=resume, track=wandb)
+    show(history)
+    console.out.print(f"model: {document.folder / 'model'}", soft_wrap=True)
+
+
+def train(document: Document, *, resume: bool = False, track: bool = True) -> list[dict[str, Any]]:
+    """Trains on the Ray that is there and returns the figures of every epoch.
+
+    Raises:
+        ValueError: when nothing fitting is prepared, or there is nothing to resume.
+    """
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from jobs.prepared import Prepared
+    from jobs.training import rows_of, worker
+
+    prepared = Prepared.open(document.folder / "prepared", document)
+    folder = (document.folder / "training").resolve()
+    run_id = begin(folder, document, resume=resume)
+    gpu = document.train.use_gpu
+    gpu = ray.cluster_resources().get("GPU", 0) > 0 if gpu is None else gpu
+    cpus = document.train.cpus_per_worker
+    enough(document, ray.cluster_resources().get("CPU", 0))
+    settings = {
+        "document": document.model_copy(
+            update={"runs": str(Path(document.runs).resolve())}
+        ).model_dump(mode="json"),
+        "track": track,
+        "run_id": run_id,
+        "lines": str(folder / "lines.jsonl"),
+        "threads": cpus,
+    }
+    rows = ray.data.from_numpy(rows_of(prepared, "train")).rename_columns(["row"]).materialize()
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config=settings,
+        scaling_config=ScalingConfig(
+            num_workers=document.train.num_workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": cpus},
+        ),
+        datasets={"train": rows},
+        run_config=RunConfig(
+            name="checkpoints",
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=document.train.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    with following(folder / "lines.jsonl"):
+        result = trainer.fit()
+    with result.checkpoint.as_directory() as last:
+        return keep(Path(last), document)
+
+
+def begin(folder: Path, document: Document, *, resume: bool) -> str:
+    """Readies the training folder and returns the id of the training, the same when resumed."""
+    path = folder / "training.json"
+    digest = document.model.digest() + document.train.digest()
+    if resume:
+        if not path.is_file():
+            raise ValueError(f"{folder}: there is no training to resume; leave --resume out")
+        found = json.loads(path.read_text())
+        if found["digest"] != digest:
+            raise ValueError(
+                f"{folder} was begun under another configuration; restore it, or leave --resume out"
+            )
+        return str(found["run_id"])
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    run_id = uuid.uuid4().hex[:8]
+    path.write_text(json.dumps({"run_id": run_id, "digest": digest}))
+    return run_id
+
+
+def enough(document: Document, available: float) -> None:
+    """Raises ValueError when the workers would wait for CPUs that are not there."""
+    wanted = document.train.num_workers * document.train.cpus_per_worker
+    if wanted > available:
+        raise ValueError(
+            f"train: {document.train.num_workers} workers of {document.train.cpus_per_worker:g} "
+            f"CPUs need {wanted:g}, Ray has {available:g}; lower train.num_workers or "
+            "train.cpus_per_worker"
+        )
+
+
+def keep(checkpoint: Path, document: Document) -> list[dict[str, Any]]:
+    """Puts the best weights of the last checkpoint into the run's `model` folder."""
+    from jobs.prepared import replacing
+    from models.fitting import STAGES, Progress
+
+    progress = Progress.load(checkpoint / "progress.json")
+    with replacing(document.folder / "model") as folder:
+        for name in STAGES:
+            shutil.copy(checkpoint / f"{name}.safetensors", folder)
+        description = {
+            "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "digest": document.model.digest(),
+            "calibration": progress.calibration,
+            "history": progress.history,
+            "config": document.model_dump(mode="json"),
+        }
+        (folder / "model.json").write_text(json.dumps(description, indent=1) + "\n")
+    return progress.history
+
+
+@contextmanager
+def following(path: Path) -> Iterator[None]:
+    """Shows what the workers write while they train."""
+    ended = threading.Event()
+    thread = threading.Thread(target=follow, args=(path, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def follow(path: Path, ended: threading.Event) -> None:
+    """Prints each epoch as a line, and between them how far it has come."""
+    place = path.stat().st_size if path.is_file() else 0
+    with console.out.status("starting workers") as status:
+        while True:
+            last = ended.is_set()
+            if path.is_file():
+                with path.open() as file:
+                    file.seek(place)
+                    text = file.read()
+                whole = text[: text.rfind("\n") + 1]
+                place += len(whole.encode())
+                for line in whole.splitlines():
+                    tell(json.loads(line), status)
+            if last:
+                return
+            ended.wait(0.5)
+
+
+def tell(line: dict[str, Any], status: Any) -> None:
+    """Shows one line of a worker."""
+    if line["kind"] == "step":
+        status.update(f"{line['stage']}: {line['done']:.0%}, loss {line['loss']:.3f}")
+        return
+    console.out.print(
+        f"  {line['stage']:<10} epoch {line['epoch'] + 1}  loss {line['loss']:.4f}  "
+        f"validation recall@10 {line['validate_recall@10']:.4f}  "
+        f"ndcg@10 {line['validate_ndcg@10']:.4f}  {line['seconds']:6.1f} s",
+        soft_wrap=True,
+    )
+
+
+def show(history: list[dict[str, Any]]) -> None:
+    """The table at the end: the best epoch of each stage."""
+    rows = []
+    for stage in dict.fromkeys(figures["stage"] for figures in history):
+        epochs = [figures for figures in history if figures["stage"] == stage]
+        best = max(epochs, key=lambda figures: figures["validate_ndcg@10"])
+        rows.append(
+            [
+                stage,
+                f"{best['epoch'] + 1} of {len(epochs)}",
+                best["loss"],
+                best["validate_recall@10"],
+                best["validate_ndcg@10"],
+                best["validate_mrr"],
+            ]
+        )
+    header = ["stage", "best epoch", "loss", "recall@10", "ndcg@10", "mrr"]
+    console.table("Validation of the weights kept", header, rows)
+
+
+if __name__ == "__main__":
+    console.run(main)
