@@ -18,6 +18,7 @@ from models.memory import MemorySpec
 from models.model import ModelConfig, ServingConfig
 from models.ranking.arrange import ArrangeConfig
 from models.ranking.ranker import RankerConfig
+from models.release import ReleaseConfig
 from models.report import EvaluateConfig
 from models.requests import RequestConfig
 from models.retrieval.sources import CandidateConfig
@@ -46,6 +47,7 @@ class Document(Config):
     arrange: ArrangeConfig = ArrangeConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    release: ReleaseConfig = ReleaseConfig()
 
     @property
     def model(self) -> ModelConfig:

@@ -105,12 +105,12 @@ class Catalogue:
 
     @cached_property
     def numbers(self) -> NDArray[np.float32]:
-        """`(I, N)` sign(x) log(1 + |x|) of each numeric field; missing is 0."""
+        """`(I, N)` sign(x) log(1 + |x|) of each numeric field; missing or not finite is 0."""
         columns = [
-            np.append(0.0, pc.fill_null(self.table[n].cast(pa.float64()), 0.0).to_numpy())
-            for n in self.config.numbers
+            np.append(0.0, self.table[n].cast(pa.float64()).to_numpy()) for n in self.config.numbers
         ]
         raw = np.stack(columns, axis=1) if columns else np.zeros((len(self), 0))
+        raw = np.where(np.isfinite(raw), raw, 0.0)  # null comes as nan
         return (np.sign(raw) * np.log1p(np.abs(raw))).astype(np.float32)
 
     def interests(self, keys: NDArray[np.uint64]) -> NDArray[np.uint16]:
@@ -123,7 +123,7 @@ class Catalogue:
             return np.zeros(len(self), np.uint16)
         hashed = keys64(self.table[self.config.categories[0]].cast(pa.string()))
         buckets = 1 + hashed % np.uint64(self.config.num_interests - 1)
-        return np.append(0, np.where(hashed == 0, 0, buckets)).astype(np.uint16)
+        return np.where(self.categories[:, 0] == 0, 0, np.append(0, buckets)).astype(np.uint16)
 
     def allowed(
         self,

@@ -118,6 +118,18 @@ def scored(
     return Scored(places=columns[0], logits=columns[1], labels=columns[2])
 
 
+def candidates(recommender: Recommender, examples: Examples, rows: Ints) -> Ints:
+    """`(R, C)` what retrieval finds for each request with all of its memory."""
+    found = [recommender.retriever.recommend(examples.user_side(part)) for part in batches(rows)]
+    return torch.cat([part.places for part in found]).numpy()
+
+
+def retrieved(top: Ints, wanted: retrieval.Positives) -> Floats:
+    """`(R,)` share of a request's positives anywhere among its candidates."""
+    hits = retrieval.hits(np.where(top > 0, top, -1), wanted)
+    return retrieval.recall_at(hits, wanted.num, hits.shape[1])
+
+
 def slates(found: Scored, target: int) -> Ints:
     """`(R, C)` places in the ranker's order for one head."""
     scores, places = torch.from_numpy(found.logits[..., target]), torch.from_numpy(found.places)

@@ -23,12 +23,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors.torch import load_file, save_file
 
 from models.catalogue import Catalogue
 from models.checkpoints import load_weights, save_weights
-from models.config import Config
+from models.config import DAY_MS, Config, Duration
 from models.features import PopularityTable
 from models.memory import Popularity
 from models.model import ModelConfig, Recommender, ServingConfig, build
@@ -36,6 +36,16 @@ from models.ranking.calibration import Platt
 from models.retrieval.retrieve import Retriever
 
 FORMAT = 1
+
+
+class ReleaseConfig(Config):
+    """What a release carries beside the model."""
+
+    marks: Duration = Field(7 * DAY_MS, gt=0)
+    """How far back from the newest event the snapshot can tell a known event from a new one; as
+    long as the store's `dedup_horizon`."""
+
+
 MANIFEST = "manifest.json"
 
 
@@ -143,8 +153,14 @@ def load(folder: Path) -> Release:
                 "differs); make the release again or copy it anew"
             )
     config = json.loads((folder / "config.json").read_text())
-    model = ModelConfig.model_validate(config["model"])
-    serving = ServingConfig.model_validate(config["serving"])
+    try:
+        model = ModelConfig.model_validate(config["model"])
+        serving = ServingConfig.model_validate(config["serving"])
+    except ValidationError as error:
+        raise ValueError(
+            f"release {folder} has a config that this version does not read: {error}. Release "
+            "again with this version."
+        ) from error
     if model.digest() != manifest.model_digest:
         raise ValueError(
             f"release {folder} was made under model digest {manifest.model_digest}; this version "
@@ -163,7 +179,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise ValueError(f"no release at {folder}: run `python -m jobs.release` first")
     try:
-        manifest = Manifest.model_validate_json(path.read_text())
+        manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise ValueError(f"release {folder}: {MANIFEST} is damaged: {error}") from error
     if manifest.format != FORMAT:

@@ -7,12 +7,13 @@ must not wait for it.
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import re
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,9 @@ def ray_session(plan: Plan) -> Iterator[None]:
         if had_serve:
             ray_serve.delete(plan.name)
         else:
-            ray_serve.shutdown()
+            # Ray prints that its controller was ended, as if that were a fault.
+            with redirect_stdout(io.StringIO()):
+                ray_serve.shutdown()
         ray.shutdown()  # type: ignore[no-untyped-call]
 
 

@@ -19,7 +19,7 @@ from models.catalogue import Catalogue, CatalogueConfig
 from models.config import DAY_MS
 from models.events import POLARITY, SCHEMA, Interactions, encode, validate
 from models.features import FeatureConfig, PopularityTable
-from models.memory import MemorySpec, Popularity, StateSpec, fold
+from models.memory import Histories, MemorySpec, Popularity, StateSpec, fold
 from models.model import ModelConfig, Recommender, ServingConfig, build
 from models.ranking.calibration import Platt
 from models.ranking.ranker import RankerConfig
@@ -133,6 +133,19 @@ class World:
             calibration=[Platt(1.0, 0.0) for _ in MODEL.heads],
             heads=MODEL.heads,
             target=MODEL.target,
+        )
+
+    @cached_property
+    def histories(self) -> Histories:
+        """All of it as a batch job holds it; what happened had arrived at once."""
+        users = np.asarray(self.events["user_id"].to_pylist())
+        order = np.lexsort((self.interactions["event"], self.interactions["ts"], users))
+        names, lengths = np.unique(users, return_counts=True)
+        return Histories(
+            users=pa.array(names.tolist()),
+            offsets=np.append(0, np.cumsum(lengths)).astype(np.int64),
+            interactions=self.interactions[order],
+            arrived=self.interactions["ts"][order].astype(np.int64),
         )
 
     def write_snapshot(self, path: Path) -> None:

@@ -41,6 +41,8 @@ class Arrange:
 
     def __init__(self, recommender: Recommender, config: ArrangeConfig) -> None:
         self._heads, self._config = recommender.heads, config
+        if not config.values:
+            self._config = config.model_copy(update={"values": {recommender.target: 1.0}})
 
     def __call__(
         self, candidates: Candidates, probabilities: Tensor | None, *, search: bool

@@ -65,7 +65,7 @@ class Reasons:
 
     def __init__(self, explain: Explain, memory: Remembered, query: str | None) -> None:
         self._explain, self._now_ms, self._query = explain, memory.view.now_ms, query
-        self._words = words(query or "")
+        self._words = list(dict.fromkeys(words(query or "")))
         ring = memory.state.ring
         places = explain.catalogue.places(ring["item"])
         # The ring keeps the newest events only: when it is full there may have been more.

@@ -61,7 +61,7 @@ class ReadMemory:
             return self._store.get_many([user_id])[0]
         # ValueError: the codec refuses damaged bytes.
         except (lmdb.Error, OSError, RuntimeError, ValueError) as error:
-            raise MemoryUnavailableError(f"{type(error).__name__}: {error}") from error
+            raise MemoryUnavailableError(f"memory cannot be read: {error}") from error
 
     def __call__(
         self,

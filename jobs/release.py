@@ -1,0 +1,102 @@
+"""release: weights, index, catalogue and memory in one folder that serving can trust."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jobs import console
+
+if TYPE_CHECKING:
+    from configs.load import Document
+    from jobs.prepared import Prepared
+    from models.release import Manifest
+
+
+def main(config: console.ConfigFile, overrides: console.Overrides = None) -> None:
+    """Packs the trained model and everybody's memory into runs/<name>/release/.
+
+    \b
+    The folder holds safetensors, item vectors, the catalogue, a snapshot of all memory as of the
+    newest event, and a manifest with the SHA-256 of every file. Serving checks them.
+
+    \b
+    Examples:
+      python -m jobs.release --config configs/online_retail.yaml
+    """  # noqa: D301  # the backspace tells click to keep the lines of a paragraph
+    from configs.load import load
+
+    document = load(config, overrides or [])
+    with console.step("pack the release") as note:
+        manifest = release(document)
+        note(f"{len(manifest.files)} files")
+    rows = [[name, digest[:16]] for name, digest in manifest.files.items()]
+    console.table(f"Release {manifest.release_id}", ["file", "SHA-256 begins"], rows)
+    console.out.print(f"release: {document.folder / 'release'}", soft_wrap=True)
+
+
+def release(document: Document) -> Manifest:
+    """Writes the release of a run and returns its manifest.
+
+    Raises:
+        ValueError: when nothing fitting is prepared or trained.
+    """
+    from jobs.prepared import Prepared
+    from jobs.trained import recommender_of
+    from jobs.training import examples_of
+    from models.release import save
+
+    prepared = Prepared.open(document.folder / "prepared", document)
+    recommender = recommender_of(document, examples_of(prepared, document))
+    newest = int(prepared.histories.interactions["ts"].max())
+    return save(
+        document.folder / "release",
+        name=document.name,
+        recommender=recommender,
+        model=document.model,
+        serving=document.serving,
+        watermark_ms=newest,
+        metrics=metrics_of(document),
+        write_snapshot=lambda path: snapshot(path, prepared, document, newest),
+    )
+
+
+def snapshot(path: Any, prepared: Prepared, document: Document, newest: int) -> None:
+    """Everybody's state, with marks for the events that a client might still send again."""
+    from models.memory import decode
+    from models.stores import write_snapshot
+
+    since, spec = newest - document.release.marks, document.memory.state
+    histories = prepared.histories
+    place = {user: n for n, user in enumerate(histories.users.to_pylist())}
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        for user_id, blob in sorted(prepared.states()):
+            low, high = histories.offsets[place[user_id] : place[user_id] + 2]
+            events = histories.interactions[low:high]
+            recent = events[events["ts"] >= since]
+            ordered = np.argsort(recent["event"])
+            yield user_id, decode(blob, spec), recent["event"][ordered], recent["ts"][ordered]
+
+    write_snapshot(path, rows(), spec=spec, marks_from=since)
+
+
+def metrics_of(document: Document) -> dict[str, float]:
+    """The headline figures of the evaluation, if there was one of these weights."""
+    from jobs.trained import description_of
+
+    path = document.folder / "evaluation" / "report.json"
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text())
+    if found["facts"]["trained"] != description_of(document)["made_at"]:
+        return {}
+    full = found["tables"][0]["methods"]["Ebb"]["mean_low_high"]
+    return {f"test {name}": values[0] for name, values in full.items()}
+
+
+if __name__ == "__main__":
+    console.run(main)

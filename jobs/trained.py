@@ -1,0 +1,60 @@
+"""What `train` keeps and `evaluate` and `release` read: `runs/<name>/model/`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from configs.load import Document
+from models.checkpoints import load_weights
+from models.examples import Examples
+from models.model import Recommender, build
+from models.ranking.calibration import Platt
+from models.retrieval.retrieve import Retriever
+
+
+def description_of(document: Document) -> dict[str, Any]:
+    """What training says of the weights it kept.
+
+    Raises:
+        ValueError: when there are none, or they were trained under another configuration.
+    """
+    path = model_folder(document) / "model.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is not there: run `python -m jobs.train --config ...` first")
+    found: dict[str, Any] = json.loads(path.read_text())
+    if found["digest"] != document.model.digest():
+        raise ValueError(
+            f"{path.parent} was trained under model digest {found['digest']}, the configuration "
+            f"has {document.model.digest()}: train again, or restore the old values (in {path})"
+        )
+    return found
+
+
+def recommender_of(document: Document, examples: Examples) -> Recommender:
+    """The recommender with the weights that training kept."""
+    description = description_of(document)
+    model = document.model
+    towers, ranker = build(examples.catalogue, model)
+    load_weights(towers, model_folder(document) / "retriever.safetensors")
+    load_weights(ranker, model_folder(document) / "ranker.safetensors")
+    retriever = Retriever(
+        towers,
+        catalogue=examples.catalogue,
+        popularity=examples.popularity,
+        features=model.features,
+        config=document.candidates,
+    )
+    return Recommender(
+        retriever=retriever,
+        ranker=ranker.eval(),
+        calibration=[Platt(scale, bias) for scale, bias in description["calibration"]],
+        heads=model.heads,
+        target=model.target,
+    )
+
+
+def model_folder(document: Document) -> Path:
+    """Where training keeps its weights."""
+    return document.folder / "model"

@@ -1,0 +1,89 @@
+"""Readings of memory to compare: in full, by level, none, and another user's.
+
+A gain that another user's memory also brings is no gain of memory: that is the placebo.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from models.evaluation import Reading
+from models.examples import Examples, Ints
+from models.features import LEVELS, UserSide
+from models.memory import MemorySpec, fold, user_features, view
+
+PLACEBO = "another user's"
+READINGS: dict[str, tuple[bool, bool, bool]] = {
+    "none": (False, False, False),
+    **{
+        f"{name} only": (number == 0, number == 1, number == 2)
+        for number, name in enumerate(LEVELS)
+    },
+    "all": (True, True, True),
+}
+"""Name to which of `LEVELS` may be read. The placebo reads all, of somebody else."""
+
+
+def reading(examples: Examples, name: str, *, rows: Ints, memory: MemorySpec) -> Reading:
+    """The reading of one name, for requests out of `rows`.
+
+    Raises:
+        ValueError: for a name that is not known.
+    """
+    if name == PLACEBO:
+        return _placebo(examples, rows, memory)
+    if name not in READINGS:
+        raise ValueError(f"no reading {name!r}; there are {', '.join([*READINGS, PLACEBO])}")
+    return partial(_levels, examples, READINGS[name])
+
+
+def _levels(examples: Examples, levels: tuple[bool, bool, bool], rows: Ints) -> UserSide:
+    keep = torch.tensor(levels).expand(len(rows), len(LEVELS))
+    return examples.user_side(rows).keep(keep)
+
+
+def partners(examples: Examples, rows: Ints) -> Ints:
+    """`(R,)` for each request another user with about as much memory at that moment.
+
+    Requests are lined up by the number of events that their user had; the partner is the user of
+    the nearest later request in that line that is not one's own.
+
+    Raises:
+        ValueError: when all requests are of one user.
+    """
+    requests, histories = examples.requests, examples.histories
+    users, moments = requests.user[rows], requests.as_of_ms[rows]
+    pairs = zip(users.tolist(), moments.tolist(), strict=True)
+    sizes = np.asarray([len(histories.seen(user, moment)) for user, moment in pairs])
+    order = np.lexsort((users, sizes))
+    lined = users[order]
+    found = np.full(len(rows), -1)
+    for shift in range(1, len(rows)):
+        partner = np.roll(lined, -shift)
+        open_ = (found[order] < 0) & (partner != lined) & (partner >= 0)
+        found[order[open_]] = partner[open_]
+        if (found >= 0).all():
+            return found
+    raise ValueError("the placebo needs requests of at least two users")
+
+
+def _placebo(examples: Examples, rows: Ints, memory: MemorySpec) -> Reading:
+    other = partners(examples, rows)
+    requests = examples.requests
+    long = np.zeros((len(rows), requests.long.shape[1]), np.float32)
+    for place, (row, user) in enumerate(zip(rows, other, strict=True)):
+        now = int(requests.as_of_ms[row])
+        seen = examples.histories.seen(int(user), now)
+        long[place] = user_features(view(fold(seen, memory.state), now_ms=now, spec=memory))
+    place_of = {int(row): place for place, row in enumerate(rows)}
+
+    def read(part: Ints) -> UserSide:
+        places = np.asarray([place_of[int(row)] for row in part])
+        side = examples.user_side(part, memory_of=other[places])
+        return replace(side, long=torch.from_numpy(long[places]))
+
+    return read

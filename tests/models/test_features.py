@@ -1,0 +1,210 @@
+"""A batch of memories reads as each alone; levels hide what they name; popularity by day."""
+
+import itertools
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.config import DAY_MS
+from models.features import (
+    LEVELS,
+    MAX_SESSION_RANK,
+    FeatureConfig,
+    ItemSide,
+    PopularityTable,
+    context_codes,
+    grams,
+    user_side,
+)
+from models.memory import Popularity, ViewSpec, sessions
+from models.text import hashed
+from tests.models.small import CATALOGUE, MODEL, day_ms, padded, random_side, ring, side
+
+NOW = day_ms(60)
+VIEW = ViewSpec()
+seeds = st.integers(0, 2**32 - 1)
+
+
+def random_rings(seed, most=12):
+    rng = np.random.default_rng(seed)
+    return [ring(rng, int(size), now_ms=NOW) for size in rng.integers(0, most, 5)]
+
+
+def one(records, *, now_ms=NOW, session=0, item=None):
+    """The user side of one memory."""
+    batch = records[None]
+    return user_side(
+        batch,
+        item=CATALOGUE.places(batch["item"]) if item is None else item,
+        now_ms=np.asarray([now_ms]),
+        session=np.asarray([session], np.uint64),
+        long=np.zeros((1, 3), np.float32),
+        context=np.zeros((1, 1), np.int64),
+        view=VIEW,
+    )
+
+
+@settings(max_examples=30)
+@given(seeds)
+def test_a_batch_reads_as_each_memory_alone(seed):
+    """Training gathers batches of padded rings, serving reads one ring: the same tensors."""
+    rings = random_rings(seed)
+    rng = np.random.default_rng(seed)
+    batch = padded(rings, 8)
+    fields = {
+        "now_ms": NOW + rng.integers(0, 10 * DAY_MS, 5),
+        "session": rng.choice(np.asarray([0, 5, 6], np.uint64), 5),
+        "long": rng.normal(size=(5, 4)).astype(np.float32),
+        "context": rng.integers(0, 9, (5, 2)),
+    }
+    whole = user_side(batch, item=CATALOGUE.places(batch["item"]), view=VIEW, **fields)
+    for row, each in enumerate(rings):
+        short = each[-8:][None]
+        alone = user_side(
+            short,
+            item=CATALOGUE.places(short["item"]),
+            view=VIEW,
+            **{name: value[row : row + 1] for name, value in fields.items()},
+        )
+        length = short.shape[1]
+        for name, value in vars(alone).items():
+            batched = getattr(whole, name)[row : row + 1]
+            if name in ("long", "context", "now_days"):
+                assert torch.equal(batched, value)
+            else:
+                assert torch.equal(batched[:, 8 - length :], value), name
+        for name in ("recent", "sessions", "item", "action", "age_days"):
+            assert not getattr(whole, name)[row, : 8 - length].any(), name
+
+
+@given(seeds)
+def test_session_ranks_of_padded_rings_are_those_of_the_rings(seed):
+    rings = random_rings(seed)
+    current = np.random.default_rng(seed).choice(np.asarray([0, 5, 6], np.uint64), 5)
+    options = {"now_ms": NOW, "gap_ms": VIEW.session_gap}
+    together = sessions.ranks(padded(rings, 12), session=current, **options)
+    for row, each in enumerate(rings):
+        alone = sessions.ranks(each, session=current[row], **options)
+        assert together[row, 12 - len(each) :].tolist() == alone.tolist()
+
+
+def test_ages_places_and_sessions_of_a_known_ring():
+    records = padded([ring(np.random.default_rng(0), 3, now_ms=NOW)], 4)[0]
+    records["ts"][1:] = [NOW - 2 * DAY_MS, NOW - DAY_MS // 4, NOW + 5]
+    records["session"], records["action"][1:] = 0, [11, 3, 34]
+    user = one(records, item=np.asarray([[9, 1, 2, 3]]))
+    assert user.item.tolist() == [[0, 1, 2, 3]], "padding has no item"
+    assert user.action.tolist() == [[0, 11, 3, 34]]
+    assert user.age_days.tolist() == [[0.0, 2.0, 0.25, 0.0]], "no age is below zero"
+    assert user.session[0, 1:].tolist() == [2, 1, 0]
+    assert user.now_days.tolist() == [NOW / DAY_MS]
+    assert user.now_days.dtype == torch.float64
+
+
+def test_session_ranks_are_bounded():
+    records = ring(np.random.default_rng(0), 20, now_ms=NOW)
+    records["ts"], records["session"] = NOW - DAY_MS * np.arange(20, 0, -1), 0
+    user = one(records)
+    assert user.session[0].tolist() == [*[MAX_SESSION_RANK] * 14, *range(6, 0, -1)]
+    assert MAX_SESSION_RANK == 7
+
+
+@pytest.mark.parametrize("levels", itertools.product([False, True], repeat=3))
+def test_keep_hides_exactly_the_levels_named(levels):
+    user = random_side(4)
+    kept = user.keep(torch.tensor([levels]).expand(4, 3))
+    hidden = dict(zip(("recent", "sessions", "long"), levels, strict=True))
+    assert len(hidden) == len(LEVELS)
+    for name, value in vars(user).items():
+        expected = value if hidden.get(name, True) else torch.zeros_like(value)
+        assert torch.equal(getattr(kept, name), expected), name
+    assert user.recent[1].all()
+    assert user.long.all()
+
+
+def test_keep_is_for_each_request_of_its_own():
+    user = replace(random_side(3), long=torch.ones(3, 2))
+    kept = user.keep(torch.tensor([[True] * 3, [False, True, True], [True, True, False]]))
+    assert kept.recent.any(1).tolist() == [False, False, True]
+    assert kept.sessions.any(1).tolist() == [False, True, True]
+    assert kept.long[:, 0].tolist() == [1, 1, 0]
+
+
+events = st.lists(st.tuples(st.integers(0, 6 * DAY_MS), st.integers(0, 3)), max_size=30)
+
+
+@given(events=events, moments=st.lists(st.integers(0, 8 * DAY_MS), min_size=1, max_size=5))
+def test_popularity_is_that_of_the_days_before_today(events, moments):
+    times, items = np.asarray(events, np.int64).reshape(-1, 2).T
+    halves = (DAY_MS, 3 * DAY_MS)
+    table = PopularityTable(Popularity.fold(times, items, 4), halves)
+    now = torch.from_numpy(np.asarray(moments) / DAY_MS)
+    found = table.read(now, torch.tensor([[3, 0, 1, 2]]).expand(len(moments), 4))
+    for row, moment in enumerate(moments):
+        today = moment // DAY_MS
+        expected = np.zeros((4, 2))
+        for at, item in events:
+            if at // DAY_MS < today:
+                age = today - (at // DAY_MS + 0.5)
+                expected[item] += [2 ** (-age * DAY_MS / half) for half in halves]
+        scaled = np.log1p(expected)[[3, 0, 1, 2]] / 4
+        np.testing.assert_allclose(found[row].numpy(), scaled, rtol=1e-5, atol=1e-7)
+
+
+def test_a_table_of_a_day_is_the_reading_of_that_day():
+    rng = np.random.default_rng(3)
+    popularity = Popularity.fold(rng.integers(0, 9 * DAY_MS, 300), rng.integers(0, 5, 300), 5)
+    table = PopularityTable(popularity, (DAY_MS,))
+    for day in (0, 1, 5, 30):
+        read = popularity.read(day * DAY_MS + 1234, (DAY_MS,))
+        assert torch.equal(table.day(day), torch.from_numpy(np.log1p(read) / 4))
+    late = torch.tensor([6 - 1e-12], dtype=torch.float64)
+    assert torch.equal(table.read(late, torch.arange(5)[None])[0], table.day(5))
+
+
+def test_context_codes_are_stable_and_unknown_is_zero():
+    config = FeatureConfig(context_buckets=64)
+    columns = [["France", None, "", "Spain"], ["a", "France", "a", "b"]]
+    codes = context_codes(columns, config, num=4)
+    assert codes[1:3, 0].tolist() == [0, 0]
+    assert codes[0, 0] == codes[1, 1] == 1 + zlib.crc32(b"France") % 63
+    assert codes[0, 1] == codes[2, 1] != codes[3, 1]
+    assert codes.min() == 0
+    for row in range(4):
+        alone = context_codes([[column[row]] for column in columns], config, num=1)
+        assert alone.tolist() == [codes[row].tolist()]
+    assert context_codes([], config, num=3).shape == (3, 0)
+
+
+@given(st.lists(st.text(max_size=3), min_size=1, max_size=9), st.integers(2, 5))
+def test_context_codes_fit_their_table(texts, buckets):
+    codes = context_codes([texts], FeatureConfig(context_buckets=buckets), num=len(texts))
+    assert codes.max() < buckets
+    assert (codes[:, 0] > 0).tolist() == [bool(text) for text in texts]
+
+
+def test_grams_are_the_first_ones_of_each_text_then_padding():
+    config = FeatureConfig(text_buckets=256, text_grams=5)
+    found = grams(["red", "a red mug of the town", ""], config)
+    long = hashed("a red mug of the town", 256)[:5].tolist()
+    assert found.tolist() == [[*hashed("red", 256), 0], long, [0] * 5]
+
+
+def test_the_item_side_is_the_catalogue_and_no_part_of_the_weights():
+    items = ItemSide(CATALOGUE, MODEL.features)
+    assert items.categories.tolist() == CATALOGUE.categories.tolist()
+    assert items.numbers.tolist() == CATALOGUE.numbers.tolist()
+    assert torch.equal(items.text, grams(CATALOGUE.texts, MODEL.features))
+    assert items.first_seen_days[5].item() == CATALOGUE.first_seen_ms[5] / DAY_MS
+    assert not items.state_dict()
+
+
+def test_only_the_newest_interactions_fit():
+    records = ring(np.random.default_rng(1), 12, now_ms=NOW)
+    user = side([records], now_ms=NOW)
+    assert user.action.tolist() == [records["action"][-8:].tolist()]
