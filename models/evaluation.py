@@ -77,12 +77,7 @@ def list_metrics(top: Ints, wanted: retrieval.Positives) -> dict[str, Floats]:
 
 def nearest(retriever: Retriever, examples: Examples, rows: Ints, count: int) -> Ints:
     """`(R, K)` the two towers' own full ranking, without the other sources."""
-    tops = []
-    for part in batches(rows):
-        user = examples.user_side(part)
-        vectors = retriever.user_vectors(user)
-        found, _ = retriever.index.search(vectors, count, known=retriever.known(user.now_days))
-        tops.append(found)
+    tops = [retriever.nearest(examples.user_side(part), count) for part in batches(rows)]
     return torch.cat(tops).numpy()
 
 

@@ -85,8 +85,12 @@ class InteractionToken(nn.Module):
 
     def forward(self, items: Tensor, user: UserSide) -> Tensor:
         """`(B, L, D)` item vectors to `(B, L, D)` tokens."""
+        return items + self.circumstances(user)
+
+    def circumstances(self, user: UserSide) -> Tensor:
+        """`(B, L, D)` all but the item: what was done, how long ago, in which session."""
         when = self.age(age_buckets(user.age_days)) + self.session(user.session)
-        return items + self.action(user.action) + when
+        return when + self.action(user.action)
 
 
 class SequenceEncoder(nn.Module):

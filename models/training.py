@@ -37,9 +37,9 @@ class TrainConfig(Config):
 
     retriever: StageConfig = StageConfig()
     ranker: StageConfig = StageConfig(epochs=3, batch=32)
-    level_dropout: float = Field(0.15, ge=0, lt=1)
-    """Share of requests that see one level of memory less, for each level: the ablation then
-    measures memory, not surprise, and search without memory still works."""
+    level_dropout: float = Field(0.3, ge=0, lt=1)
+    """Share of requests that see a random set of the levels of memory, so that the ablation
+    measures memory and not surprise, and search without memory still works."""
     max_outcomes: int = Field(1536, gt=0)
     """Outcomes of one retriever step; more are sampled down."""
     num_candidates: int = Field(96, gt=0)
@@ -126,8 +126,13 @@ class NegativeSampler:
 
 
 def drop_levels(num: int, share: float, generator: np.random.Generator) -> Tensor:
-    """`(B, 3)` bool: which levels of memory each request keeps."""
-    return torch.from_numpy(generator.random((num, len(LEVELS))) >= share)
+    """`(B, 3)` bool: which levels of memory each request keeps.
+
+    A `share` of the requests keeps a random set of levels, each set as likely, none included; the
+    others keep all.
+    """
+    some = generator.random((num, len(LEVELS))) < 0.5
+    return torch.from_numpy(some | (generator.random((num, 1)) >= share))
 
 
 def retriever_batch(
@@ -142,18 +147,20 @@ def retriever_batch(
     user = examples.user_side(rows).keep(drop_levels(len(rows), config.level_dropout, generator))
     request, items, _ = examples.requests.pairs(rows)
     chosen = generator.permutation(len(items))[: config.max_outcomes]
-    positives = torch.from_numpy(items[chosen])
+    positives, negatives = torch.from_numpy(items[chosen]), sampler.draw(generator)
+    places = torch.cat([positives, negatives]).expand(len(rows), -1)
     return RetrieverBatch(
         user=user,
         positives=positives,
         request=torch.from_numpy(request[chosen]),
-        negatives=sampler.draw(generator),
+        negatives=negatives,
         log_q=sampler.log_q,
         # Each word of an item's text is kept with a chance of its own item: short and long queries.
         keep_words=torch.from_numpy(
             generator.random((len(positives), 1)) * 0.8 + 0.1
             > generator.random((len(positives), examples.features.text_grams))
         ),
+        popularity=examples.popularity.read(user.now_days, places),
     )
 
 

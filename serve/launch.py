@@ -169,8 +169,8 @@ def ray_session(plan: Plan) -> Iterator[None]:
         else:
             # Ray prints that its controller was ended, as if that were a fault.
             with redirect_stdout(io.StringIO()):
-                ray_serve.shutdown()
-        ray.shutdown()  # type: ignore[no-untyped-call]
+                ray_serve.shutdown()  # type: ignore[no-untyped-call]
+        ray.shutdown()
 
 
 def deploy(plan: Plan) -> None:

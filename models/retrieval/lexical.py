@@ -42,7 +42,7 @@ class LexicalIndex:
             (tantivy.Occur.Should, tantivy.Query.term_query(self._schema, "text", word, "freq"))
             for word in dict.fromkeys(words(query))
         ]
-        if not terms:
+        if not terms or not count:  # tantivy takes no limit of 0
             return np.zeros(0, np.int64)
         searcher = self._index.searcher()
         limit = count if allowed is None else self._num_places

@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.catalogue import Catalogue
@@ -74,13 +75,20 @@ class Retriever:
     @property
     def device(self) -> torch.device:
         """Where the towers live; what goes in and comes out is on the CPU."""
-        return self.net.scale.device
+        return self.net.trend.weight.device
 
     @torch.no_grad()
-    def user_vectors(self, user: UserSide) -> Tensor:
-        """`(B, D)`."""
+    def nearest(self, user: UserSide, count: int, *, allowed: Tensor | None = None) -> Tensor:
+        """`(B, K)` the towers' ranking of all that each request could know, 0 for none."""
         self.net.eval()
-        return self.net.user_vectors(user.to(self.device)).cpu()
+        asked = self.net.user_query(user.to(self.device)).to("cpu")
+        bonus = asked.returning(len(self.catalogue))
+        days, where = torch.unique(user.now_days.floor().long(), return_inverse=True)
+        for number, day in enumerate(days):
+            rows = where == number
+            bonus[rows] += asked.trend[rows] @ self.popularity.day(int(day)).T
+        known = self.known(user.now_days)
+        return self.index.search(asked.vector, count, allowed=allowed, known=known, bonus=bonus)[0]
 
     def known(self, now_days: Tensor) -> Tensor:
         """`(B,)` the number of leading places that appeared before each request."""
@@ -89,13 +97,10 @@ class Retriever:
     @torch.no_grad()
     def recommend(self, user: UserSide, *, allowed: Tensor | None = None) -> Candidates:
         """Candidates from memory alone. `allowed` is `(I,)` bool."""
-        self.net.eval()
         config, known = self.config, self.known(user.now_days)
-        vectors = self.user_vectors(user)
-        nearest, _ = self.index.search(vectors, config.vector, allowed=allowed, known=known)
         found = {
             "memory": sources.remembered(user, config.memory),
-            "vector": nearest,
+            "vector": self.nearest(user, config.vector, allowed=allowed),
             "trending": self._trending(user.now_days, allowed),
             "fresh": sources.fresh(known, config.fresh),
         }
@@ -110,19 +115,24 @@ class Retriever:
     ) -> Candidates:
         """Candidates that answer queries, `(B,)` texts; memory has its say in ranking."""
         self.net.eval()
-        config = self.config
+        config, known = self.config, self.known(now_days)
         vectors = self.net.query_vectors(grams(queries, self.features).to(self.device)).cpu()
-        nearest, _ = self.index.search(
-            vectors, config.vector, allowed=allowed, known=self.known(now_days)
-        )
+        nearest, _ = self.index.search(vectors, config.vector, allowed=allowed, known=known)
         lexical = torch.zeros(len(queries), config.lexical, dtype=torch.long)
-        mask = None if allowed is None else allowed.numpy()
-        for row, query in enumerate(queries):
+        for row, (query, num) in enumerate(zip(queries, known.tolist(), strict=True)):
+            mask = self._open(allowed, num)
             hits = self.lexical.search(query, config.lexical, allowed=mask)
             lexical[row, : len(hits)] = torch.from_numpy(hits)
         found = {"vector": nearest, "lexical": lexical}
         places, provenance = sources.merge(found, config.total)
         return Candidates(places, provenance, sources.fuse(places, found))
+
+    def _open(self, allowed: Tensor | None, known: int) -> NDArray[np.bool_] | None:
+        """`(I,)` what one request may find; None for everything, which costs a search less."""
+        if known == len(self.catalogue):
+            return None if allowed is None else allowed.numpy()
+        appeared = np.arange(len(self.catalogue)) < known
+        return appeared if allowed is None else appeared & allowed.numpy()
 
     def _trending(self, now_days: Tensor, allowed: Tensor | None) -> Tensor:
         """`(B, K)` by day; filtered before the best are taken."""

@@ -34,7 +34,7 @@ def remembered(user: UserSide, count: int) -> Tensor:
 
     A row with fewer items ends in zeros.
     """
-    spoken = user.recent & positive(user)
+    spoken = user.recent & positive(user) & (user.item > 0)
     weight = spoken / (1 + user.age_days)
     same = user.item[:, :, None] == user.item[:, None]
     total = (same * weight[:, None]).sum(2)

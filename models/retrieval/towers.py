@@ -1,7 +1,8 @@
-"""The retriever: a user tower over memory and query, an item tower, one inner product.
+"""The retriever: a user tower over memory and query, an item tower, and what they cannot hold.
 
 Trained by sampled softmax with log-Q correction (Yi et al., RecSys 2019). The user side is encoded
-once for all of a request's positives. B requests, P positives, S negatives, I places, D width.
+once for all of a request's positives. B requests, P positives, S negatives, I places, D width,
+L interactions, H popularity half-lives.
 """
 
 from __future__ import annotations
@@ -43,14 +44,44 @@ class RetrieverBatch:
     """`(I,)` log of the expected number of each item among negatives."""
     keep_words: Tensor
     """`(P, G)` bool: the grams of each positive that a made-up query holds."""
+    popularity: Tensor
+    """`(B, P + S, H)` of positives and negatives at each request's moment."""
 
     def to(self, device: torch.device) -> RetrieverBatch:
         """All tensors on a device."""
         return RetrieverBatch(**{name: value.to(device) for name, value in vars(self).items()})
 
 
+@dataclass(frozen=True)
+class UserQuery:
+    """What the user side asks of the items. An item's score is the sum of three products."""
+
+    vector: Tensor
+    """`(B, D)` met by item vectors."""
+    trend: Tensor
+    """`(B, H)` met by the items' popularity at the moment."""
+    item: Tensor
+    """`(B, L)` places of the interactions read."""
+    pull: Tensor
+    """`(B, L)` how much each interaction speaks for its very item to return."""
+
+    def returning(self, num_places: int) -> Tensor:
+        """`(B, I)` pull on every item, growing like the logarithm of its sum."""
+        total = torch.zeros(len(self.item), num_places, device=self.pull.device)
+        return torch.asinh(total.scatter_add(1, self.item, self.pull))
+
+    def to(self, device: torch.device | str) -> UserQuery:
+        """All tensors on a device."""
+        return UserQuery(**{name: value.to(device) for name, value in vars(self).items()})
+
+
 class TwoTower(nn.Module):
-    """User memory to a vector, item to a vector; the score is their inner product."""
+    """User memory to a query, item to a vector.
+
+    Beside the inner product of the towers a score has the item's popularity, at a worth that
+    depends on the user, and a pull to items of the user's own past: few dimensions cannot hold a
+    hundred single items, and a dot product cannot know what is in season.
+    """
 
     def __init__(
         self, items: ItemSide, features: FeatureConfig, config: RetrieverConfig, *, num_long: int
@@ -60,35 +91,30 @@ class TwoTower(nn.Module):
         width, drop = config.width, config.dropout
         self.item = ItemEncoder(items, features, width=width, dropout=drop)
         self.token = InteractionToken(width)
-        self.scale = nn.Parameter(torch.ones(()))
         self.recall = nn.Linear(width, config.heads)
+        self.pull = mlp([width, width, 1])
         self.long = mlp([num_long, 2 * width, width], drop)
         self.context = nn.Embedding(features.context_buckets, width)
         self.user = mlp([width * (config.heads + 5), 4 * width, width], drop)
+        self.trend = nn.Linear(width, len(features.popularity_half_lives))
         self.query = mlp([width, 2 * width, width])
         self.out = mlp([width, 2 * width, width])
 
-    def user_vectors(self, user: UserSide) -> Tensor:
-        """`(B, D)` from memory and context.
-
-        Each head recalls interactions with weights of their own (what, which action, how long ago,
-        in which session). The first recalls vectors of the item tower itself, so that what was
-        liked scores high by construction, before anything is learned.
-        """
-        distinct, where = torch.unique(user.item, return_inverse=True)
-        encoded = self.item(distinct)
-        items, own = encoded[where], self.out(encoded)[where]
-        scores = self.recall(self.token(items, user)).masked_fill(~user.recent[..., None], -1e4)
+    def user_query(self, user: UserSide) -> UserQuery:
+        """From memory and context; each head recalls interactions with weights of its own."""
+        items = self.item.spread(user.item)
+        circumstances = self.token.circumstances(user)
+        scores = self.recall(items + circumstances).masked_fill(~user.recent[..., None], -1e4)
         weights = torch.softmax(scores, 1) * user.recent[..., None]
-        recalled = weights.transpose(1, 2) @ items
-        direct = (weights[..., :1].transpose(1, 2) @ own)[:, 0]
         parts = [
-            recalled.flatten(1),
+            (weights.transpose(1, 2) @ items).flatten(1),
             *session_tokens(items, user),
             self.long(user.long),
             self.context(user.context).sum(1),
         ]
-        return direct * self.scale + self.user(torch.cat(parts, 1))
+        vector = self.user(torch.cat(parts, 1))
+        pull = self.pull(circumstances)[..., 0] * user.recent
+        return UserQuery(vector, self.trend(vector), user.item, pull)
 
     def query_vectors(self, text: Tensor) -> Tensor:
         """`(B, D)` from hashed grams `(B, G)` of query texts."""
@@ -100,33 +126,37 @@ class TwoTower(nn.Module):
 
     def forward(self, batch: RetrieverBatch) -> Tensor:
         """The training loss: sampled softmax over outcomes, plus finding items by their words."""
-        items = self.item_vectors(torch.cat([batch.positives, batch.negatives]))
-        hits, others = items[: len(batch.positives)], items[len(batch.positives) :]
-        loss = self._memory_loss(batch, hits, others)
+        places = torch.cat([batch.positives, batch.negatives])
+        vectors = self.item_vectors(places)
+        loss = self._memory_loss(batch, places, vectors)
         if self.config.query_weight:
-            loss = loss + self.config.query_weight * self._query_loss(batch, hits, others)
+            loss = loss + self.config.query_weight * self._query_loss(batch, places, vectors)
         return loss
 
-    def _memory_loss(self, batch: RetrieverBatch, hits: Tensor, others: Tensor) -> Tensor:
+    def _memory_loss(self, batch: RetrieverBatch, places: Tensor, vectors: Tensor) -> Tensor:
         """Each outcome against the negatives that its request could know and did not choose."""
-        user, request, log_q = batch.user, batch.request, batch.log_q
-        vectors = self.user_vectors(user)
-        hit = (vectors[request] * hits).sum(1) - log_q[batch.positives]
-        missed = vectors @ others.T - log_q[batch.negatives]
+        user, request, num = batch.user, batch.request, len(batch.positives)
+        asked = self.user_query(user)
+        scores = asked.vector @ vectors.T + (batch.popularity @ asked.trend[..., None])[..., 0]
+        scores = scores + asked.returning(len(batch.log_q))[:, places] - batch.log_q[places]
+        hit = scores[request, torch.arange(num, device=scores.device)]
         future = self.item.items.first_seen_days[batch.negatives] >= user.now_days[:, None]
-        own = torch.zeros(len(user), len(log_q), dtype=torch.bool, device=missed.device)
+        own = torch.zeros(len(user), len(batch.log_q), dtype=torch.bool, device=scores.device)
         own[request, batch.positives] = True
-        missed = missed.masked_fill(future | own[:, batch.negatives], float("-inf"))
+        missed = scores[:, num:].masked_fill(future | own[:, batch.negatives], float("-inf"))
         return (torch.logaddexp(hit, missed.logsumexp(1)[request]) - hit).mean()
 
-    def _query_loss(self, batch: RetrieverBatch, hits: Tensor, others: Tensor) -> Tensor:
+    def _query_loss(self, batch: RetrieverBatch, places: Tensor, vectors: Tensor) -> Tensor:
         """Some outcomes by some of their own words, against each other and the negatives."""
-        places = batch.positives[:MAX_QUERIES]
-        text = self.item.items.text[places] * batch.keep_words[: len(places)]
-        targets = torch.cat([places, batch.negatives])
-        scores = self.query_vectors(text) @ torch.cat([hits[: len(places)], others]).T
+        num = min(len(batch.positives), MAX_QUERIES)
+        asked = places[:num]
+        text = self.item.items.text[asked] * batch.keep_words[:num]
+        chosen = torch.cat([torch.arange(num), torch.arange(len(batch.positives), len(places))]).to(
+            places.device
+        )
+        scores = self.query_vectors(text) @ vectors[chosen].T
         hit = scores.diagonal()
-        scores = scores.masked_fill(targets == places[:, None], float("-inf"))
+        scores = scores.masked_fill(places[chosen] == asked[:, None], float("-inf"))
         return (torch.logaddexp(hit, scores.logsumexp(1)) - hit).mean()
 
 

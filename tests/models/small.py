@@ -29,6 +29,8 @@ from tests.worlds import BEGIN
 
 CATALOGUE = worlds.World().catalogue
 """Thirty items, one more a day from `BEGIN`."""
+ITEMS = np.append(CATALOGUE.keys[1:8], np.asarray([77, 78], np.uint64))
+"""Keys of seven items of the catalogue and of two that are not in it."""
 MODEL = ModelConfig.model_validate(
     {
         **worlds.MODEL.model_dump(),
@@ -165,7 +167,7 @@ def ring(rng: np.random.Generator, num: int, *, now_ms: int) -> Interactions:
     ages = np.sort(rng.choice([600_000, 7_200_000, DAY_MS, 40 * DAY_MS], num) * rng.random(num))
     found["ts"] = now_ms - 1 - ages[::-1].astype(np.int64)
     found["event"] = rng.permutation(num) + 1
-    found["item"] = rng.choice([*CATALOGUE.keys[1:8], 77, 78], num)
+    found["item"] = rng.choice(ITEMS, num)
     found["session"] = rng.choice([0, 5, 6], num)
     found["action"] = rng.choice(CODES, num)
     return found
@@ -210,3 +212,17 @@ def rows_of(user: UserSide, rows: list[int]) -> UserSide:
 def same(one: UserSide, other: UserSide) -> bool:
     """Whether every tensor is equal, bit for bit."""
     return all(torch.equal(value, getattr(other, name)) for name, value in vars(one).items())
+
+
+def nobody(days: list[float]) -> UserSide:
+    """Users without any memory, at moments in days of the world."""
+    moments = np.asarray([day_ms(day) for day in days])
+    return user_side(
+        np.zeros((len(days), 8), INTERACTION),
+        item=np.zeros((len(days), 8), np.int64),
+        now_ms=moments,
+        session=np.zeros(len(days), np.uint64),
+        long=np.zeros((len(days), NUM_LONG), np.float32),
+        context=np.zeros((len(days), 1), np.int64),
+        view=MODEL.memory.view,
+    )

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.catalogue import Catalogue, CatalogueConfig
@@ -39,6 +39,7 @@ def table(rows):
 CATALOGUE = Catalogue(table(ROWS), CONFIG)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 12), min_size=6, max_size=6))
 def test_places_of_any_shape_and_zero_for_the_unknown(numbers):
     ids = [f"i{number}" for number in numbers]
@@ -81,6 +82,7 @@ def test_numbers_are_signed_logarithms_and_what_is_missing_is_zero():
 bounds = st.one_of(st.none(), st.sampled_from([-2.5, 0.0, 0.5, 3.0, 2000.0]))
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     kinds=st.none() | st.lists(st.sampled_from(["mug", "lamp", "clock", "unheard of"])),
     makers=st.none() | st.lists(st.sampled_from(["x", "y"])),

@@ -49,7 +49,7 @@ def one(records, *, now_ms=NOW, session=0, item=None):
     )
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(seeds)
 def test_a_batch_reads_as_each_memory_alone(seed):
     """Training gathers batches of padded rings, serving reads one ring: the same tensors."""
@@ -82,6 +82,7 @@ def test_a_batch_reads_as_each_memory_alone(seed):
             assert not getattr(whole, name)[row, : 8 - length].any(), name
 
 
+@settings(max_examples=50, deadline=None)
 @given(seeds)
 def test_session_ranks_of_padded_rings_are_those_of_the_rings(seed):
     rings = random_rings(seed)
@@ -114,7 +115,7 @@ def test_session_ranks_are_bounded():
     assert MAX_SESSION_RANK == 7
 
 
-@pytest.mark.parametrize("levels", itertools.product([False, True], repeat=3))
+@pytest.mark.parametrize("levels", list(itertools.product([False, True], repeat=3)))
 def test_keep_hides_exactly_the_levels_named(levels):
     user = random_side(4)
     kept = user.keep(torch.tensor([levels]).expand(4, 3))
@@ -138,6 +139,7 @@ def test_keep_is_for_each_request_of_its_own():
 events = st.lists(st.tuples(st.integers(0, 6 * DAY_MS), st.integers(0, 3)), max_size=30)
 
 
+@settings(max_examples=50, deadline=None)
 @given(events=events, moments=st.lists(st.integers(0, 8 * DAY_MS), min_size=1, max_size=5))
 def test_popularity_is_that_of_the_days_before_today(events, moments):
     times, items = np.asarray(events, np.int64).reshape(-1, 2).T
@@ -181,6 +183,7 @@ def test_context_codes_are_stable_and_unknown_is_zero():
     assert context_codes([], config, num=3).shape == (3, 0)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.text(max_size=3), min_size=1, max_size=9), st.integers(2, 5))
 def test_context_codes_fit_their_table(texts, buckets):
     codes = context_codes([texts], FeatureConfig(context_buckets=buckets), num=len(texts))

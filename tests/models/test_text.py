@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.text import MAX_WORDS, bags, grams, hashed, words
@@ -28,6 +28,7 @@ def test_words_are_lower_case_without_accents_and_punctuation(text, expected):
     assert words(text) == expected
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text())
 def test_words_are_their_own_words(text):
     found = words(text)
@@ -35,6 +36,7 @@ def test_words_are_their_own_words(text):
     assert all(word and not any(c.isspace() or c == "_" for c in word) for word in found)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text(st.characters(max_codepoint=0x24F)))
 def test_composed_and_decomposed_texts_have_the_same_words(text):
     assert words(unicodedata.normalize("NFD", text)) == words(unicodedata.normalize("NFC", text))

@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serve.problems import MEDIA_TYPE
-from tests.serve.world import USER, Client
+from serve.schemas import rfc3339
+from tests.serve.world import USER, WORLD, Client
 
 texts = st.text(max_size=12) | st.sampled_from(
     ["user-03", "red-clock", "purchase", "kind", "price", "clock", "country", "a\0b", "2011-08-19"]
@@ -19,43 +20,50 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=12,
 )
-times = st.datetimes(timezones=st.just(None)).map(lambda t: t.isoformat() + "Z")
+names = st.sampled_from([USER, "ann", "red-clock", "a/b", "ü", "x" * 256])
+times = st.integers(-600, 300).map(lambda s: rfc3339(WORLD.watermark_ms + 1000 * s))
 
 
-def some(**fields: st.SearchStrategy) -> st.SearchStrategy:
-    """An object with some of these fields, each as said or anything."""
-    return st.fixed_dictionaries({}, optional={k: v | values for k, v in fields.items()})
+def some(needed: dict[str, st.SearchStrategy], **fields: st.SearchStrategy) -> st.SearchStrategy:
+    """Mostly a right object; now and then any field may be missing, or be anything."""
+    right = st.fixed_dictionaries(needed, optional=fields)
+    messy = {name: field | values for name, field in {**needed, **fields}.items()}
+    return right | right | st.fixed_dictionaries({}, optional=messy)
 
 
-filters = st.dictionaries(
-    texts, texts | st.lists(texts, max_size=3) | some(min=numbers, max=numbers)
+prices = st.lists(st.floats(0, 40), min_size=2, max_size=2).map(sorted)
+filters = some(
+    {},
+    kind=st.sampled_from(["clock", "mug"]) | st.lists(texts, min_size=1, max_size=3),
+    price=prices.map(lambda bounds: {"min": bounds[0], "max": bounds[1]}),
 )
 slate = {
-    "user_id": st.just(USER) | texts,
-    "session_id": texts,
-    "context": st.dictionaries(st.just("country"), texts, max_size=1),
+    "session_id": names,
+    "context": st.fixed_dictionaries({}, optional={"country": texts}),
     "filters": filters,
-    "exclude_item_ids": st.lists(texts, max_size=3),
+    "exclude_item_ids": st.lists(names, max_size=3),
     "page_size": st.integers(1, 100),
     "personalize": st.booleans(),
+    "explain": st.booleans(),
 }
 events = some(
-    event_id=texts,
-    user_id=texts,
-    action=st.sampled_from(["purchase", "search", "view"]),
+    {"event_id": names, "user_id": names, "action": st.sampled_from(["purchase", "view"])},
+    item_id=names,
     ts=times,
-    item_id=texts,
-    session_id=texts,
-    position=st.integers(0),
+    session_id=names,
+    request_id=names,
+    position=st.integers(0, 99),
     query=texts,
-    value=numbers,
-    propensity=st.floats(0, 1),
+    value=st.floats(-1e9, 1e9),
+    propensity=st.floats(0.01, 1),
     surface=texts,
 )
 bodies = {
-    "/v1/recommend": some(**slate),
-    "/v1/search": some(query=texts, **slate),
-    "/v1/events": some(events=st.lists(events | values, max_size=4)),
+    "/v1/recommend": some({"user_id": names}, **slate),
+    "/v1/search": some({"query": texts.filter(bool)}, user_id=names, **slate),
+    "/v1/events": some(
+        {"events": st.lists(events | events | events | values, min_size=1, max_size=5)}
+    ),
 }
 quiet = settings(
     max_examples=150,

@@ -1,0 +1,153 @@
+"""prepare on Ray Data beside the same result with Polars and the same pure functions, no Ray."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+import models.requests
+from configs.load import Document, load
+from jobs import console, pipeline
+from jobs.prepare import balance, find, prepare
+from jobs.sources import adapter, whole
+from models.catalogue import Catalogue
+from models.items import catalogue_table, first_rows
+from models.mapping import clean, map_rows
+from models.requests import SPLITS, partition
+from tests.benchmarks import table
+
+REPEATS = 3
+STEPS = (
+    "read and clean the rows",
+    "set wrong rows aside",
+    "gather the catalogue",
+    "histories and requests by user",
+)
+
+
+@contextmanager
+def recorded(seconds: dict[str, float]) -> Iterator[None]:
+    """The job's steps tell their seconds here instead of on the console."""
+    plain = console.step
+
+    @contextmanager
+    def step(title: str) -> Iterator[console.Note]:
+        begin = time.perf_counter()
+        yield console.Note()
+        seconds[title] = time.perf_counter() - begin
+
+    console.step = step
+    try:
+        yield
+    finally:
+        console.step = plain
+
+
+def timed(run: Any, document: Document) -> dict[str, Any]:
+    """Seconds of a run, of its steps, and its ledger."""
+    steps: dict[str, float] = {}
+    begin = time.perf_counter()
+    with recorded(steps):
+        ledger = run(document)
+    return {"seconds": time.perf_counter() - begin, "steps": steps, "ledger": ledger}
+
+
+def one_process(document: Document) -> dict[str, Any]:
+    """What `jobs.prepare.prepare` does, over the whole table at once."""
+    folder = document.folder / "prepared"
+    for name in ("users", "requests", "quarantine"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    source, own = find(document)
+    with console.step(STEPS[0]):
+        raw = whole(source, document.source)
+        adapted = adapter(document.source.adapter)(raw)
+        context = document.requests.context
+        mapped = map_rows(adapted, source=document.source, items=document.items, context=context)
+        rows = clean(raw, mapped, source=document.source, now_ms=time.time_ns() // 1_000_000)
+    with console.step(STEPS[1]):
+        wrong = pipeline._wrong(rows)
+        counts = pc.value_counts(wrong["reason"]).to_pylist()
+        reasons = {c["values"]: c["counts"] for c in sorted(counts, key=lambda c: -c["counts"])}
+        pq.write_table(wrong, folder / "quarantine" / "all.parquet")
+    with console.step(STEPS[2]):
+        settings = {"catalogue": document.catalogue, "items": document.items}
+        first = first_rows(pipeline._good(rows))
+        items = catalogue_table(first, source=document.source, own=own, **settings)
+    with console.step(STEPS[3]):
+        catalogue = Catalogue(items, document.catalogue)
+        made = partition(
+            pipeline._events(rows),
+            requests=document.requests,
+            memory=document.memory,
+            interests=catalogue.interests,
+        )
+        for name in ("users", "requests"):
+            path = folder / name / "all.parquet"
+            pq.write_table(getattr(made, name), path, compression="zstd")
+    catalogue.save(folder / "catalogue.parquet")
+    return balance(len(raw), reasons, [_counts(made)], len(items))
+
+
+def _counts(made: models.requests.Part) -> dict[str, Any]:
+    ts, splits = made.histories.interactions["ts"], made.requests["split"].to_pylist()
+    return {
+        "users": len(made.users),
+        "kept": len(ts),
+        "duplicates": made.num_duplicates,
+        "late": made.num_late,
+        "first_ms": int(ts.min()),
+        "last_ms": int(ts.max()),
+        **{split: splits.count(split) for split in SPLITS},
+    }
+
+
+def without_features(document: Document) -> dict[str, Any]:
+    """`one_process`, where requests say nothing of the user's memory."""
+    plain = models.requests._features
+
+    def nothing(histories: Any, users: Any, as_of: Any, memory: Any) -> pa.Array:
+        width = len(models.requests.user_feature_names(memory))
+        return pa.FixedSizeListArray.from_arrays(np.zeros(len(users) * width, np.float32), width)
+
+    models.requests._features = nothing
+    try:
+        return one_process(document)
+    finally:
+        models.requests._features = plain
+
+
+def same(a: Path, b: Path, name: str, *keys: str) -> bool:
+    """Whether two folders hold equal rows, whatever files and order they are in."""
+    order = [(key, "ascending") for key in keys]
+    left, right = (pads.dataset(f / "prepared" / name).to_table().sort_by(order) for f in (a, b))
+    return left.combine_chunks().equals(right.select(left.column_names).combine_chunks())
+
+
+def main() -> None:
+    with table.scratch() as folder:
+        sides = {}
+        for name, run in {
+            "Ray Data": prepare,
+            "one process": one_process,
+            "one process, no user features": without_features,
+        }.items():
+            where = folder / name.replace(" ", "-").replace(",", "")
+            document = load("configs/online_retail.yaml", [f"runs={where}"])
+            sides[name] = partial(timed, run, document)
+        begin = time.perf_counter()
+        with console.ray_session():
+            start = time.perf_counter() - begin
+            first = sides["Ray Data"]()["seconds"]
+            sides["one process"]()  # its first call imports and fills caches, too
+            found = table.alternate(sides, REPEATS)
+        report(start, first, found)
