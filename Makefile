@@ -77,7 +77,8 @@ serve: $(READY) ## Serve the release until Ctrl-C or `make stop`
 	@pid=$$(cat $(PIDFILE) 2>/dev/null || true); $(IS_OURS); \
 	if is_ours; then echo "process $$pid serves already: make stop ends it" >&2; exit 1; fi; \
 	mkdir -p $(dir $(PIDFILE)); set -a; . ./$(SERVE_ENV); set +a; echo $$$$ > $(PIDFILE); \
-	exec $(BIN)/python -m serve --config $(SERVE_CONFIG) $(ARGS)
+	exec $(BIN)/python -m serve --config $(SERVE_CONFIG) --set release=runs/$(DATASET)/release \
+		--set store.path=runs/$(DATASET)/store $(ARGS)
 
 # Only the process that `make serve` started here; `ray stop` would end every Ray on the machine.
 stop: ## Stop the service that `make serve` started

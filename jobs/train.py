@@ -64,9 +64,11 @@ def train(document: Document, *, resume: bool = False, track: bool = True) -> li
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from jobs.pipeline import quiet
     from jobs.prepared import Prepared
     from jobs.training import rows_of, worker
 
+    quiet()
     prepared = Prepared.open(document.folder / "prepared", document)
     folder = (document.folder / "training").resolve()
     run_id = begin(folder, document, resume=resume)

@@ -21,11 +21,11 @@ from models.retrieval.towers import RetrieverBatch
 class StageConfig(Config):
     """The training of one network."""
 
-    epochs: int = Field(6, gt=0)
+    epochs: int = Field(3, gt=0)
     batch: int = Field(128, gt=0)
     """Requests a step, over all workers."""
     learning_rate: float = Field(2e-3, gt=0)
-    table_learning_rate: float = Field(5e-3, gt=0)
+    table_learning_rate: float = Field(2e-3, gt=0)
     """For embedding tables, whose rows see few steps."""
     weight_decay: float = Field(0.01, ge=0)
     patience: int = Field(2, gt=0)
@@ -35,8 +35,8 @@ class StageConfig(Config):
 class TrainConfig(Config):
     """The training of a retriever, then of a ranker over what it retrieves."""
 
-    retriever: StageConfig = StageConfig()
-    ranker: StageConfig = StageConfig(epochs=3, batch=32)
+    retriever: StageConfig = StageConfig(epochs=3, patience=1)
+    ranker: StageConfig = StageConfig(epochs=2, batch=32, table_learning_rate=5e-3)
     level_dropout: float = Field(0.3, ge=0, lt=1)
     """Share of requests that see a random set of the levels of memory, so that the ablation
     measures memory and not surprise, and search without memory still works."""

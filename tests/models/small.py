@@ -21,12 +21,15 @@ from models.examples import Examples, Ints, requests_of
 from models.features import UserSide, user_side
 from models.fitting import Splits, Trainer
 from models.memory import user_feature_names
-from models.model import ModelConfig
+from models.model import ModelConfig, build
 from models.requests import Part, RequestConfig, partition
+from models.retrieval.towers import RetrieverBatch, TwoTower
 from models.training import StageConfig, TrainConfig
 from tests import worlds
 from tests.worlds import BEGIN
 
+torch.set_num_threads(1)
+"""Tensors here are tiny: more threads would only wait for one another, and sum in another order."""
 CATALOGUE = worlds.World().catalogue
 """Thirty items, one more a day from `BEGIN`."""
 ITEMS = np.append(CATALOGUE.keys[1:8], np.asarray([77, 78], np.uint64))
@@ -226,3 +229,35 @@ def nobody(days: list[float]) -> UserSide:
         context=np.zeros((len(days), 1), np.int64),
         view=MODEL.memory.view,
     )
+
+
+def batch_of(
+    examples: Examples,
+    rows: list[int],
+    *,
+    negatives: list[int],
+    positives: tuple[list[int], list[int]] | None = None,
+    log_q: torch.Tensor | None = None,
+) -> RetrieverBatch:
+    """A retriever batch with chosen negatives; `positives` are (request in the batch, place)."""
+    asked = np.asarray(rows)
+    user = examples.user_side(asked)
+    request, items = examples.requests.pairs(asked)[:2] if positives is None else positives
+    places = torch.tensor([*items, *negatives], dtype=torch.long)
+    num = len(places) - len(negatives)
+    return RetrieverBatch(
+        user=user,
+        positives=places[:num],
+        request=torch.as_tensor(request, dtype=torch.long),
+        negatives=places[num:],
+        log_q=torch.zeros(len(examples.catalogue)) if log_q is None else log_q,
+        keep_words=torch.ones(num, examples.features.text_grams, dtype=torch.bool),
+        popularity=examples.popularity.read(user.now_days, places.expand(len(rows), -1)),
+    )
+
+
+def towers(seed: int = 1, **changes: object) -> TwoTower:
+    """Fresh towers, without dropout."""
+    config = MODEL.retriever.model_copy(update={"dropout": 0.0, **changes})
+    torch.manual_seed(seed)
+    return build(CATALOGUE, MODEL.model_copy(update={"retriever": config}))[0]

@@ -47,8 +47,12 @@ slate = {
     "explain": st.booleans(),
 }
 events = some(
-    {"event_id": names, "user_id": names, "action": st.sampled_from(["purchase", "view"])},
-    item_id=names,
+    {
+        "event_id": names,
+        "user_id": names,
+        "item_id": names,
+        "action": st.sampled_from(["purchase", "view"]),
+    },
     ts=times,
     session_id=names,
     request_id=names,
@@ -58,12 +62,11 @@ events = some(
     propensity=st.floats(0.01, 1),
     surface=texts,
 )
+members = events | events | events | values
 bodies = {
     "/v1/recommend": some({"user_id": names}, **slate),
     "/v1/search": some({"query": texts.filter(bool)}, user_id=names, **slate),
-    "/v1/events": some(
-        {"events": st.lists(events | events | events | values, min_size=1, max_size=5)}
-    ),
+    "/v1/events": some({"events": st.lists(members, min_size=1, max_size=5)}),
 }
 quiet = settings(
     max_examples=150,

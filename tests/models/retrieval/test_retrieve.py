@@ -39,10 +39,10 @@ def check(found):
         assert [p > 0 for p in provenance] == [place > 0 for place in places]
 
 
-@settings(max_examples=30, deadline=None)
-@given(allowed=masks, seed=st.integers(0, 99))
-def test_no_filter_is_ever_violated(allowed, seed):
-    user = random_side(4, seed=seed)
+@settings(max_examples=20, deadline=None)
+@given(allowed=masks)
+def test_no_filter_is_ever_violated(allowed):
+    user = random_side(4)
     for found in (
         RETRIEVER.recommend(user, allowed=allowed),
         RETRIEVER.search(QUERIES, torch.full((5,), day_ms(60) / 86_400_000), allowed=allowed),

@@ -77,9 +77,10 @@ def sources(draw):
     found = {}
     for name in names:
         width = draw(st.integers(0, 5))
-        rows = [draw(st.permutations(range(1, 9)))[:width] for _ in range(2)]
-        gaps = [[draw(st.booleans()) for _ in row] for row in rows]
-        rows = [[p * g for p, g in zip(r, gap, strict=True)] for r, gap in zip(rows, gaps)]
+        rows = [
+            [place * draw(st.booleans()) for place in draw(st.permutations(range(1, 9)))[:width]]
+            for _ in range(2)
+        ]
         found[name] = torch.tensor(rows, dtype=torch.long).reshape(2, width)
     return found
 

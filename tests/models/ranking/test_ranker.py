@@ -1,0 +1,152 @@
+"""The ranker: candidates do not see one another, and hidden memory leaves no trace."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.config import DAY_MS
+from models.events import POLARITY
+from models.model import build
+from models.ranking.ranker import LowRankCross, MemoryRanker
+from tests.models.small import CATALOGUE, MODEL, nobody, random_side, rows_of
+
+NUM_USERS, NUM_CANDIDATES = 5, 6
+
+
+def ranker(seed: int = 1) -> MemoryRanker:
+    torch.manual_seed(seed)
+    net = build(CATALOGUE, MODEL)[1].eval()
+    nn.init.normal_(net.item.id.weight)  # as if it had been trained
+    return net
+
+
+NET = ranker()
+USER = random_side(NUM_USERS)
+DRAW = torch.Generator().manual_seed(0)
+PLACES = torch.randint(1, 9, (NUM_USERS, NUM_CANDIDATES), generator=DRAW)
+POPULARITY = torch.rand(NUM_USERS, NUM_CANDIDATES, 3, generator=DRAW)
+
+
+@torch.no_grad()
+def logits(user=USER, places=PLACES, popularity=POPULARITY, net=NET):
+    return net(user, places, popularity)
+
+
+def close(one, other):
+    torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+
+
+def test_many_candidates_at_once_are_each_candidate_alone():
+    whole = logits()
+    assert whole.shape == (NUM_USERS, NUM_CANDIDATES, len(MODEL.heads))
+    for number in range(NUM_CANDIDATES):
+        one = slice(number, number + 1)
+        close(logits(places=PLACES[:, one], popularity=POPULARITY[:, one]), whole[:, one])
+    assert whole.std(1).min() > 1e-3, "or this would show nothing"
+
+
+def test_many_requests_at_once_are_each_request_alone():
+    whole = logits()
+    for row in range(NUM_USERS):
+        alone = logits(rows_of(USER, [row]), PLACES[[row]], POPULARITY[[row]])
+        close(alone, whole[[row]])
+
+
+def test_candidates_in_another_order_have_the_same_logits():
+    mixed = torch.randperm(NUM_CANDIDATES, generator=DRAW)
+    close(logits(places=PLACES[:, mixed], popularity=POPULARITY[:, mixed]), logits()[:, mixed])
+
+
+def test_padding_in_a_list_changes_nothing_for_the_others():
+    padded = PLACES.clone()
+    padded[:, -2:] = 0
+    close(logits(places=padded)[:, :-2], logits()[:, :-2])
+    assert torch.isfinite(logits(places=padded)).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["item", "action", "age_days", "session", "long", "context", "now_days"]
+)
+def test_everything_that_a_request_knows_counts(name):
+    changed = getattr(USER, name).roll(1, 0)
+    if name == "now_days":
+        changed = USER.now_days - 30
+    found = (logits(replace(USER, **{name: changed})) - logits()).abs().amax((1, 2))
+    assert found[1] > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("level", "names"),
+    [(0, ("recent",)), (1, ("sessions",)), (2, ("long",))],
+)
+def test_each_level_of_memory_counts(level, names):
+    levels = torch.ones(NUM_USERS, 3, dtype=torch.bool)
+    levels[:, level] = False
+    assert (logits(USER.keep(levels)) - logits())[1].abs().max() > 1e-5, names
+
+
+def test_hidden_memory_is_as_no_memory_at_all():
+    hidden = USER.keep(torch.zeros(NUM_USERS, 3, dtype=torch.bool))
+    empty = replace(nobody([60] * NUM_USERS), context=USER.context)
+    assert torch.equal(empty.now_days, USER.now_days)
+    assert USER.recent[1:].any(1).all()
+    close(logits(hidden), logits(empty))
+
+
+def test_no_memory_is_no_nan_in_either_direction():
+    net = ranker().train()
+    user = replace(nobody([60, 60]), context=USER.context[:2])
+    net(user, PLACES[:2], POPULARITY[:2]).sum().backward()
+    for name, parameter in net.named_parameters():
+        if parameter.grad is not None:
+            assert torch.isfinite(parameter.grad.to_dense()).all(), name
+    assert torch.isfinite(logits(user, PLACES[:2], POPULARITY[:2])).all()
+
+
+def slow_match(user, row, place):
+    """The match features of one candidate, interaction by interaction."""
+    halves = [half / DAY_MS for half in MODEL.features.match_half_lives]
+    kinds = CATALOGUE.categories[:, 0]
+    liked, against, kin, ranks = [], [], [], set()
+    for n in torch.nonzero(user.recent[row])[:, 0].tolist():
+        item, age = int(user.item[row, n]), float(user.age_days[row, n])
+        sign = POLARITY[user.action[row, n]]
+        if sign > 0 and item == place:
+            liked.append(age)
+            ranks.add(int(user.session[row, n]))
+        if sign < 0 and item == place:
+            against.append(age)
+        if sign > 0 and kinds[item] == kinds[place]:
+            kin.append(age)
+    counts = [
+        np.log1p(sum(2 ** (-age / half) for age in ages))
+        for ages in (liked, against, kin)
+        for half in halves
+    ]
+    last = max((1 / (1 + np.log1p(age)) for age in liked), default=0.0)
+    return [*counts, last, float(bool(liked)), float(0 in ranks), float(1 in ranks)]
+
+
+def test_match_features_are_what_a_loop_counts():
+    user, places = random_side(40), torch.arange(1, 9).expand(40, -1)
+    found = NET.match(user, places)
+    for row in range(40):
+        for number, place in enumerate(range(1, 9)):
+            expected = slow_match(user, row, place)
+            np.testing.assert_allclose(found[row, number], expected, atol=1e-5)
+    assert (found.amax((0, 1)) > 0).all(), "every feature occurs"
+
+
+def test_the_unknown_item_matches_nothing():
+    unknown = torch.zeros(NUM_USERS, 1, dtype=torch.long)
+    assert not NET.match(USER, unknown).any()
+
+
+def test_cross_layers_are_low_rank_products_with_the_first_input():
+    layer = LowRankCross(4, 2)
+    first, x = torch.randn(3, 4), torch.randn(3, 4)
+    matrix = layer.up.weight @ layer.down.weight
+    close(layer(first, x), first * (x @ matrix.T + layer.up.bias) + x)
