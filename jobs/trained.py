@@ -48,7 +48,7 @@ def recommender_of(document: Document, examples: Examples) -> Recommender:
     )
     return Recommender(
         retriever=retriever,
-        ranker=ranker.eval(),
+        ranker=ranker,
         calibration=[Platt(scale, bias) for scale, bias in description["calibration"]],
         heads=model.heads,
         target=model.target,

@@ -41,10 +41,18 @@ def save_optimizers(optimizers: Sequence[torch.optim.Optimizer], path: Path) -> 
 
 
 def load_optimizers(optimizers: Sequence[torch.optim.Optimizer], path: Path) -> None:
-    """Reads it back; learning rates are the schedule's and not stored."""
+    """Reads it back; learning rates are the schedule's and not stored.
+
+    Raises:
+        ValueError: when the file is missing or damaged, or is of other parameters.
+    """
     states: list[dict[int, dict[str, Tensor | int]]] = [{} for _ in optimizers]
-    for key, value in load_file(path).items():
+    shapes = [[p.shape for g in o.param_groups for p in g["params"]] for o in optimizers]
+    for key, value in _read_optimizers(path).items():
         number, parameter, name = key.split("/")
+        known = int(number) < len(shapes) and int(parameter) < len(shapes[int(number)])
+        if not known or (value.ndim and value.shape != shapes[int(number)][int(parameter)]):
+            raise ValueError(f"{path}: {key} is of another network; begin the training again")
         # SparseAdam counts its steps in a plain number, AdamW in a tensor.
         plain = name == "step" and isinstance(optimizers[int(number)], torch.optim.SparseAdam)
         states[int(number)].setdefault(int(parameter), {})[name] = (
@@ -53,3 +61,10 @@ def load_optimizers(optimizers: Sequence[torch.optim.Optimizer], path: Path) -> 
     for optimizer, state in zip(optimizers, states, strict=True):
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _read_optimizers(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: the optimizers' state cannot be read: {error}") from error

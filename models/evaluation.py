@@ -18,6 +18,7 @@ from models.features import UserSide
 from models.metrics import ranking, retrieval
 from models.model import Recommender
 from models.ranking.arrange import order
+from models.retrieval.index import best
 from models.retrieval.retrieve import Retriever
 
 Floats = NDArray[np.float64]
@@ -69,6 +70,8 @@ def with_target(requests: Requests, rows: Ints, target: int) -> Ints:
 
 def list_metrics(top: Ints, wanted: retrieval.Positives) -> dict[str, Floats]:
     """`(R,)` of each metric, for rankings `(R, K)` of places, 0 after the last."""
+    missing = max(max(CUTS) - top.shape[1], 0)
+    top = np.pad(top, ((0, 0), (0, missing)))  # a small catalogue has fewer places than ranks
     hits = retrieval.hits(np.where(top > 0, top, -1), wanted)
     cuts = {f"recall@{k}": retrieval.recall_at(hits, wanted.num, k) for k in CUTS}
     ndcg = retrieval.ndcg_at(hits, wanted.num, CUTS[0])
@@ -77,7 +80,11 @@ def list_metrics(top: Ints, wanted: retrieval.Positives) -> dict[str, Floats]:
 
 def nearest(retriever: Retriever, examples: Examples, rows: Ints, count: int) -> Ints:
     """`(R, K)` the two towers' own full ranking, without the other sources."""
-    tops = [retriever.nearest(examples.user_side(part), count) for part in batches(rows)]
+    tops = []
+    for part in batches(rows):
+        user = examples.user_side(part)
+        known = retriever.known(user.now_days)
+        tops.append(best(retriever.affinity(user), count, known=known)[0])
     return torch.cat(tops).numpy()
 
 
@@ -104,11 +111,12 @@ def scored(
     for number, part in enumerate(batches(rows)):
         user = read(part)
         if candidates is None:
-            places = recommender.retriever.recommend(user).places
+            found = recommender.retriever.recommend(user)
         else:
-            places = torch.from_numpy(candidates[number * BATCH : number * BATCH + len(part)])
-        logits = recommender.logits(user, places)
-        parts.append((places, logits, examples.labels(part, places, len(recommender.heads))))
+            given = torch.from_numpy(candidates[number * BATCH : number * BATCH + len(part)])
+            found = recommender.retriever.given(user, given)
+        labels = examples.labels(part, found.places, len(recommender.heads))
+        parts.append((found.places, recommender.logits(user, found), labels))
     columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
     return Scored(places=columns[0], logits=columns[1], labels=columns[2])
 

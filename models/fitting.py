@@ -157,11 +157,12 @@ class Trainer:
             net = wrap(self._net(number))
             loss = self._losses()[number]
             for epoch in range(self.progress.epoch, configs[number].epochs):
+                # Before the epoch, not after it: a resumed run may have had its last one already.
+                if self.progress.stale >= configs[number].patience:
+                    break
                 figures = self._epoch(number, epoch, configs[number], net, loss, feed, on_step)
                 self._judge(number, epoch, figures, best)
                 on_epoch(figures)
-                if self.progress.stale >= configs[number].patience:
-                    break
             load_weights(self._net(number), best / f"{STAGES[number]}.safetensors")
             self.progress.stage, self.progress.epoch = number + 1, 0
             self.progress.best, self.progress.stale = float("-inf"), 0

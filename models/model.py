@@ -17,7 +17,7 @@ from models.memory import MemorySpec, user_feature_names
 from models.ranking.arrange import ArrangeConfig
 from models.ranking.calibration import Platt
 from models.ranking.ranker import MemoryRanker, RankerConfig
-from models.retrieval.retrieve import Retriever
+from models.retrieval.retrieve import Candidates, Retriever
 from models.retrieval.sources import CandidateConfig
 from models.retrieval.towers import RetrieverConfig, TwoTower
 
@@ -70,7 +70,7 @@ class Recommender:
         heads: tuple[str, ...],
         target: str,
     ) -> None:
-        self.retriever, self.ranker = retriever, ranker
+        self.retriever, self.ranker = retriever, ranker.eval()
         self.heads, self.target = heads, target
         self.catalogue = retriever.catalogue
         self.calibration = tuple(calibration)
@@ -81,17 +81,17 @@ class Recommender:
         return self.retriever.popularity
 
     @torch.no_grad()
-    def logits(self, user: UserSide, places: Tensor) -> Tensor:
-        """`(B, C, O)` before calibration, for candidates `(B, C)`."""
-        self.ranker.eval()
-        popularity = self.popularity.read(user.now_days, places)
+    def logits(self, user: UserSide, found: Candidates) -> Tensor:
+        """`(B, C, O)` before calibration."""
+        popularity = self.popularity.read(user.now_days, found.places)
         device = next(self.ranker.parameters()).device
-        scores: Tensor = self.ranker(user.to(device), places.to(device), popularity.to(device))
+        given = (found.places, popularity, found.affinity)
+        scores: Tensor = self.ranker(user.to(device), *(tensor.to(device) for tensor in given))
         return scores.cpu()
 
-    def probabilities(self, user: UserSide, places: Tensor) -> Tensor:
-        """`(B, C, O)` calibrated, for candidates `(B, C)`."""
-        logits = self.logits(user, places)
+    def probabilities(self, user: UserSide, found: Candidates) -> Tensor:
+        """`(B, C, O)` calibrated."""
+        logits = self.logits(user, found)
         heads = [
             torch.sigmoid(platt.scale * logits[..., head] + platt.bias)
             for head, platt in enumerate(self.calibration)

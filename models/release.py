@@ -206,7 +206,7 @@ def _recommender(
     )
     return Recommender(
         retriever=retriever,
-        ranker=ranker.eval(),
+        ranker=ranker,
         calibration=[Platt(scale, bias) for scale, bias in manifest.calibration],
         heads=model.heads,
         target=model.target,

@@ -180,41 +180,39 @@ def ranker_loss(
     All outcomes among them are kept, and of the rest as many as `config.num_candidates` has room
     for.
     """
-    user = examples.user_side(rows)
-    places = retriever.recommend(user).places
-    labels = examples.labels(rows, places, num_heads)
-    places, labels, kept = thin(places, labels, config.num_candidates, generator)
-    popularity = examples.popularity.read(user.now_days, places)
-    user = user.keep(drop_levels(len(rows), config.level_dropout, generator))
+    user = examples.user_side(rows).keep(drop_levels(len(rows), config.level_dropout, generator))
+    found = retriever.recommend(user)
+    labels = examples.labels(rows, found.places, num_heads)
+    chosen, kept = thin(found.places > 0, labels.any(2), config.num_candidates, generator)
+    found = found.take(chosen)
+    labels = labels.gather(1, chosen[..., None].expand(-1, -1, num_heads))
+    popularity = examples.popularity.read(user.now_days, found.places)
     device = next(net.parameters()).device
-    logits = net(user.to(device), places.to(device), popularity.to(device))
+    given = (found.places, popularity, found.affinity)
+    logits = net(user.to(device), *(tensor.to(device) for tensor in given))
     return ranking_loss(
         logits,
         labels.to(device),
-        (places > 0).to(device),
+        (found.places > 0).to(device),
         kept=kept.to(device),
         listwise_weight=listwise_weight,
     )
 
 
 def thin(
-    places: Tensor, labels: Tensor, count: int, generator: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """All candidates with an outcome and a random choice of the rest, `count` in all.
+    real: Tensor, hit: Tensor, count: int, generator: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """A choice of `count` candidates: all with an outcome, and some of the rest at random.
 
     Args:
-        places: `(B, C)`, 0 for none.
-        labels: `(B, C, O)`.
+        real: `(B, C)` bool, false for padding, which comes last.
+        hit: `(B, C)` bool, those with an outcome.
 
     Returns:
-        places `(B, count)`, labels `(B, count, O)`, and `(B,)` the share of negatives kept.
+        numbers of the chosen `(B, count)`, and `(B,)` the share of the others that was kept.
     """
-    hit = labels.any(2)
-    draw = torch.from_numpy(generator.random(places.shape, np.float32))
-    draw = draw + hit.float() - 2.0 * (places == 0)
-    chosen = draw.topk(min(count, places.shape[1]), dim=1).indices
-    missed = (places > 0) & ~hit
+    draw = torch.from_numpy(generator.random(real.shape, np.float32)) + hit.float() - 2.0 * ~real
+    chosen = draw.topk(min(count, real.shape[1]), dim=1).indices
+    missed = real & ~hit
     left = missed.gather(1, chosen).sum(1)
-    kept = torch.where(left > 0, left / missed.sum(1).clamp(min=1), 1.0)
-    labels = labels.gather(1, chosen[..., None].expand(-1, -1, labels.shape[2]))
-    return places.gather(1, chosen), labels, kept
+    return chosen, torch.where(left > 0, left / missed.sum(1).clamp(min=1), 1.0)

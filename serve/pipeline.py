@@ -172,7 +172,7 @@ class Pipeline:
         probabilities = run.within(
             "rank",
             self._rank_budget,
-            lambda: self.rank(memory.user, candidates.places),
+            lambda: self.rank(memory.user, candidates),
             RuntimeError,
         )
         with run.timed("arrange"):

@@ -74,7 +74,7 @@ class MemoryRanker(nn.Module):
         self.context = nn.Embedding(features.context_buckets, width)
         nn.init.normal_(self.context.weight, std=0.1)
         num_match = 3 * len(features.match_half_lives) + 4
-        num_numbers = items.numbers.shape[1] + 1 + len(features.popularity_half_lives) + num_match
+        num_numbers = items.numbers.shape[1] + 2 + len(features.popularity_half_lives) + num_match
         self.bottom = mlp([num_numbers, 2 * width, width])
         num_tokens = 8
         pairs = num_tokens * (num_tokens - 1) // 2
@@ -86,8 +86,16 @@ class MemoryRanker(nn.Module):
         )
         self.top = mlp([pairs + crossed, config.hidden, config.hidden, num_heads], drop)
 
-    def forward(self, user: UserSide, candidates: Tensor, popularity: Tensor) -> Tensor:
-        """Logits `(B, C, O)` of candidates `(B, C)` (places), popularity `(B, C, H)`."""
+    def forward(
+        self, user: UserSide, candidates: Tensor, popularity: Tensor, affinity: Tensor
+    ) -> Tensor:
+        """Logits `(B, C, O)` of candidates.
+
+        Args:
+            candidates: `(B, C)` places.
+            popularity: `(B, C, H)` at each request's moment.
+            affinity: `(B, C)` the retriever's score.
+        """
         once = self.user_tokens(user)
         distinct, where = torch.unique(
             torch.cat([user.item.flatten(), candidates.flatten()]), return_inverse=True
@@ -95,7 +103,7 @@ class MemoryRanker(nn.Module):
         encoded = self.item(distinct)
         seen = encoded[where[: user.item.numel()]].view(*user.item.shape, -1)
         item = encoded[where[user.item.numel() :]].view(*candidates.shape, -1)
-        numbers = self.numbers(user, candidates, popularity)
+        numbers = self.numbers(user, candidates, popularity, affinity)
         read = self.attend(seen, item, user)
         spread = [token[:, None].expand_as(item) for token in (*once, *session_tokens(seen, user))]
         tokens = torch.stack([item, self.bottom(numbers), read, *spread], 2)
@@ -118,13 +126,16 @@ class MemoryRanker(nn.Module):
         weights = torch.softmax(scores.masked_fill(~user.recent[:, None], -1e4), -1)
         return (weights * user.recent[:, None]) @ keys
 
-    def numbers(self, user: UserSide, candidates: Tensor, popularity: Tensor) -> Tensor:
-        """`(B, C, M)`: the item's numbers and age, its popularity, its past with the user."""
+    def numbers(
+        self, user: UserSide, candidates: Tensor, popularity: Tensor, affinity: Tensor
+    ) -> Tensor:
+        """`(B, C, M)` numbers of item and user: age, popularity, retriever's score, their past."""
         items = self.item.items
         days = user.now_days[:, None] - items.first_seen_days[candidates]
         age = torch.log1p(days.clamp(min=0)).to(popularity.dtype)[..., None] / 4
         match = self.match(user, candidates)
-        return torch.cat([items.numbers[candidates], age, popularity, match], 2)
+        score = affinity[..., None] / 4
+        return torch.cat([items.numbers[candidates], age, popularity, score, match], 2)
 
     def match(self, user: UserSide, candidates: Tensor) -> Tensor:
         """`(B, C, 3W + 4)`: decayed counts of the candidate and its category, and when last.

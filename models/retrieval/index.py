@@ -15,6 +15,10 @@ class VectorIndex:
     def __init__(self, vectors: Tensor) -> None:
         self.vectors = vectors
 
+    def scores(self, queries: Tensor) -> Tensor:
+        """`(B, I)` inner products of queries `(B, D)` with every item."""
+        return queries @ self.vectors.T
+
     def search(
         self,
         queries: Tensor,
@@ -22,25 +26,28 @@ class VectorIndex:
         *,
         allowed: Tensor | None = None,
         known: Tensor | None = None,
-        bonus: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The best places and their scores, `(B, K)` each, best first; place 0 fills up.
+        """The best places by inner product with queries `(B, D)`; see `best`."""
+        return best(self.scores(queries), count, allowed=allowed, known=known)
 
-        Args:
-            queries: `(B, D)`.
-            count: K.
-            allowed: `(I,)` bool, the same for all requests.
-            known: `(B,)` only the places below this number may be found: the items that a request
-                could know of, in a catalogue ordered by first appearance.
-            bonus: `(B, I)` added to the inner products.
-        """
-        scores = queries @ self.vectors.T
-        if bonus is not None:
-            scores += bonus
-        scores[:, 0] = float("-inf")
-        if allowed is not None:
-            scores.masked_fill_(~allowed, float("-inf"))
-        if known is not None:
-            scores.masked_fill_(torch.arange(len(self.vectors)) >= known[:, None], float("-inf"))
-        best, places = scores.topk(min(count, len(self.vectors)), dim=1)
-        return places * torch.isfinite(best), best
+
+def best(
+    scores: Tensor, count: int, *, allowed: Tensor | None = None, known: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The best places and their scores, `(B, K)` each, best first; place 0 fills up.
+
+    Args:
+        scores: `(B, I)`.
+        count: K.
+        allowed: `(I,)` bool, the same for all requests.
+        known: `(B,)` only the places below this number may be found: the items that a request
+            could know of, in a catalogue ordered by first appearance.
+    """
+    places = torch.arange(scores.shape[1])
+    closed = (places == 0)[None]
+    if allowed is not None:
+        closed = closed | ~allowed
+    if known is not None:
+        closed = closed | (places >= known[:, None])
+    found = scores.masked_fill(closed, float("-inf")).topk(min(count, len(places)), dim=1)
+    return found.indices * torch.isfinite(found.values), found.values

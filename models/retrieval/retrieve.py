@@ -17,7 +17,7 @@ from torch import Tensor
 from models.catalogue import Catalogue
 from models.features import FeatureConfig, PopularityTable, UserSide, grams
 from models.retrieval import sources
-from models.retrieval.index import VectorIndex
+from models.retrieval.index import VectorIndex, best
 from models.retrieval.lexical import LexicalIndex
 from models.retrieval.sources import CandidateConfig
 from models.retrieval.towers import TwoTower
@@ -33,6 +33,12 @@ class Candidates:
     """`(B, C)` bit s: `SOURCES[s]` brought it."""
     relevance: Tensor
     """`(B, C)` in 0..1: agreement with the query, best candidate 1; all 1 without a query."""
+    affinity: Tensor
+    """`(B, C)` the towers' score for what is remembered of the user."""
+
+    def take(self, columns: Tensor) -> Candidates:
+        """Some of each request's candidates, by number `(B, K)`."""
+        return Candidates(**{n: value.gather(1, columns) for n, value in vars(self).items()})
 
 
 class Retriever:
@@ -58,6 +64,7 @@ class Retriever:
         if vectors is None:
             self.refresh()
         else:
+            self.net.eval()
             self.index = VectorIndex(vectors)
 
     @cached_property
@@ -78,17 +85,15 @@ class Retriever:
         return self.net.trend.weight.device
 
     @torch.no_grad()
-    def nearest(self, user: UserSide, count: int, *, allowed: Tensor | None = None) -> Tensor:
-        """`(B, K)` the towers' ranking of all that each request could know, 0 for none."""
-        self.net.eval()
+    def affinity(self, user: UserSide) -> Tensor:
+        """`(B, I)` the towers' score of every item for what is remembered of each user."""
         asked = self.net.user_query(user.to(self.device)).to("cpu")
-        bonus = asked.returning(len(self.catalogue))
+        scores = self.index.scores(asked.vector) + asked.returning(len(self.catalogue))
         days, where = torch.unique(user.now_days.floor().long(), return_inverse=True)
         for number, day in enumerate(days):
             rows = where == number
-            bonus[rows] += asked.trend[rows] @ self.popularity.day(int(day)).T
-        known = self.known(user.now_days)
-        return self.index.search(asked.vector, count, allowed=allowed, known=known, bonus=bonus)[0]
+            scores[rows] += asked.trend[rows] @ self.popularity.day(int(day)).T
+        return scores
 
     def known(self, now_days: Tensor) -> Tensor:
         """`(B,)` the number of leading places that appeared before each request."""
@@ -98,24 +103,25 @@ class Retriever:
     def recommend(self, user: UserSide, *, allowed: Tensor | None = None) -> Candidates:
         """Candidates from memory alone. `allowed` is `(I,)` bool."""
         config, known = self.config, self.known(user.now_days)
+        affinity = self.affinity(user)
         found = {
             "memory": sources.remembered(user, config.memory),
-            "vector": self.nearest(user, config.vector, allowed=allowed),
+            "vector": best(affinity, config.vector, allowed=allowed, known=known)[0],
             "trending": self._trending(user.now_days, allowed),
             "fresh": sources.fresh(known, config.fresh),
         }
         if allowed is not None:
             found = {name: places * allowed[places] for name, places in found.items()}
         places, provenance = sources.merge(found, config.total)
-        return Candidates(places, provenance, torch.ones(places.shape))
+        ones = torch.ones(places.shape)
+        return Candidates(places, provenance, ones, affinity.gather(1, places))
 
     @torch.no_grad()
     def search(
-        self, queries: Sequence[str], now_days: Tensor, *, allowed: Tensor | None = None
+        self, queries: Sequence[str], user: UserSide, *, allowed: Tensor | None = None
     ) -> Candidates:
         """Candidates that answer queries, `(B,)` texts; memory has its say in ranking."""
-        self.net.eval()
-        config, known = self.config, self.known(now_days)
+        config, known = self.config, self.known(user.now_days)
         vectors = self.net.query_vectors(grams(queries, self.features).to(self.device)).cpu()
         nearest, _ = self.index.search(vectors, config.vector, allowed=allowed, known=known)
         lexical = torch.zeros(len(queries), config.lexical, dtype=torch.long)
@@ -125,7 +131,14 @@ class Retriever:
             lexical[row, : len(hits)] = torch.from_numpy(hits)
         found = {"vector": nearest, "lexical": lexical}
         places, provenance = sources.merge(found, config.total)
-        return Candidates(places, provenance, sources.fuse(places, found))
+        affinity = self.affinity(user).gather(1, places)
+        return Candidates(places, provenance, sources.fuse(places, found), affinity)
+
+    def given(self, user: UserSide, places: Tensor) -> Candidates:
+        """Candidates `(B, C)` that are already known, as if no source had brought them."""
+        nothing = torch.zeros_like(places)
+        ones = torch.ones(places.shape)
+        return Candidates(places, nothing, ones, self.affinity(user).gather(1, places))
 
     def _open(self, allowed: Tensor | None, known: int) -> NDArray[np.bool_] | None:
         """`(I,)` what one request may find; None for everything, which costs a search less."""

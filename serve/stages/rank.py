@@ -7,6 +7,7 @@ from torch import Tensor
 
 from models.features import UserSide
 from models.model import Recommender
+from models.retrieval.retrieve import Candidates
 
 
 class Rank:
@@ -15,9 +16,9 @@ class Rank:
     def __init__(self, recommender: Recommender) -> None:
         self._recommender = recommender
 
-    def __call__(self, user: UserSide, places: Tensor) -> Tensor:
-        """`(1, C, O)` for places `(1, C)`."""
-        if not places.shape[1]:
+    def __call__(self, user: UserSide, candidates: Candidates) -> Tensor:
+        """`(1, C, O)` for candidates `(1, C)`."""
+        if not candidates.places.shape[1]:
             return torch.zeros(1, 0, len(self._recommender.heads))
         with torch.inference_mode():
-            return self._recommender.probabilities(user, places)
+            return self._recommender.probabilities(user, candidates)

@@ -26,8 +26,5 @@ class Retrieve:
         if query is None:
             found = self._retriever.recommend(user, allowed=allowed)
         else:
-            found = self._retriever.search([query], user.now_days, allowed=allowed)
-        real = found.places[0] > 0
-        return Candidates(
-            found.places[:, real], found.provenance[:, real], found.relevance[:, real]
-        )
+            found = self._retriever.search([query], user, allowed=allowed)
+        return found.take((found.places > 0).nonzero()[None, :, 1])

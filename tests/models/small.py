@@ -133,14 +133,16 @@ class Small:
         rows = np.random.default_rng([stage, epoch]).permutation(self.rows("train"))
         return (rows[i : i + batch] for i in range(0, len(rows), batch))
 
-    def trainer(self, train: TrainConfig = TRAIN) -> Trainer:
-        return Trainer(
-            self.examples,
-            Splits(self.rows("train"), self.rows("validate")),
-            model=MODEL,
-            serving=worlds.SERVING,
-            train=train,
-        )
+
+def trainer(small: Small, train: TrainConfig = TRAIN, **changes: object) -> Trainer:
+    """A trainer with fresh weights; `changes` are to the model."""
+    return Trainer(
+        small.examples,
+        Splits(small.rows("train"), small.rows("validate")),
+        model=MODEL.model_copy(update=changes),
+        serving=worlds.SERVING,
+        train=train,
+    )
 
 
 def examples_of(table: pa.Table, part: Part, catalogue: Catalogue = CATALOGUE) -> Examples:

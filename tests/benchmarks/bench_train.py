@@ -1,0 +1,142 @@
+"""Training inside Ray Train beside a bare PyTorch loop: same networks, same batches, same losses.
+
+Needs `make prepare`. The popularity of all days is made before the clock starts, on all sides.
+"""
+
+# ruff: noqa: E402  # numpy and torch read the number of threads when they are imported
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # as in a worker of one CPU
+
+import itertools
+import json
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configs.load import Document, load
+from jobs import console
+from models.fitting import STAGES
+from tests.benchmarks import loops, table
+from tests.benchmarks.loops import Bare, Told
+
+REPEATS = 3
+RAY, BARE, READY = "Ray Train", "bare loop", "tensors ready"
+
+
+class Sides:
+    """The three loops; the Ray worker says which rows it was fed, the others take the same."""
+
+    def __init__(self, document: Document, folder: Path) -> None:
+        self.document, self.folder = document, folder
+        self.prepared, self.examples = loops.examples_ready(document)
+        self.train_rows = loops.rows_of(self.prepared, "train")
+        self.fed: dict[str, list[list[int]]] = {}
+        self.runs = itertools.count()
+        self.overhead: list[float] = []
+        """Seconds of each `fit` outside the steps."""
+
+    def ray(self) -> dict[str, Told]:
+        """One training by Ray Train, cut short."""
+        import ray
+        from ray.train import RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        where = self.folder / f"ray-{next(self.runs)}"
+        where.mkdir()
+        rows = ray.data.from_numpy(self.train_rows).rename_columns(["row"]).materialize()
+        trainer = TorchTrainer(
+            loops.ray_worker,
+            train_loop_config={
+                "document": self.document.model_dump(mode="json"),
+                "told": str(where / "told.json"),
+            },
+            scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
+            datasets={"train": rows},
+            run_config=RunConfig(name="run", storage_path=str(where)),
+        )
+        begin = time.perf_counter()
+        trainer.fit()
+        took = time.perf_counter() - begin
+        found = json.loads((where / "told.json").read_text())
+        told = {stage: Told(**fields) for stage, fields in found.items()}
+        self.overhead.append(took - sum(one.seconds * len(one.times) for one in told.values()))
+        self.fed = {stage: one.rows for stage, one in told.items()}
+        return told
+
+    def bare(self, ready: bool) -> dict[str, Told]:
+        """The bare loop in this process."""
+        torch.set_num_threads(1)
+        return Bare(
+            self.document,
+            self.examples,
+            fed=self.fed,
+            train_rows=self.train_rows,
+            ready=ready,
+        ).run()
+
+
+def main() -> None:
+    one = ["train.retriever.epochs=1", "train.ranker.epochs=1"]
+    document = load("configs/online_retail.yaml", one)
+    document = document.model_copy(update={"runs": str(Path(document.runs).resolve())})
+    with table.scratch() as folder, console.ray_session():
+        sides = Sides(document, folder)
+        found = table.alternate(
+            {RAY: sides.ray, BARE: partial(sides.bare, False), READY: partial(sides.bare, True)},
+            REPEATS,
+        )
+    report = table.Report(
+        f"train, online_retail, one thread, {REPEATS} alternating runs: median (lowest to highest)",
+        ["", RAY, BARE, READY, f"Ray : {BARE}", "Ray : ready"],
+    )
+    for number, stage in enumerate(STAGES):
+        add_stage(report, document, stage, {n: [run[stage] for run in r] for n, r in found.items()})
+        if number == 0:
+            report.line()
+    report.line()
+    report.row("a whole fit outside its steps, s", table.spread(sides.overhead, ".1f"))
+    report.note(
+        f"{BARE}: rows in memory, each step gathers its tensors. {READY}: all tensors were made "
+        "before the clock started. Outside its steps a fit starts a worker, reads the prepared "
+        "data, validates on 64 requests and ends."
+    )
+    report.show()
+
+
+def add_stage(
+    report: table.Report, document: Document, stage: str, found: dict[str, list[Told]]
+) -> None:
+    """Steps, requests and samples a second of one stage, and whether the losses agree."""
+    seconds = {name: [run.seconds for run in runs] for name, runs in found.items()}
+    measured = found[READY][0].samples[loops.WARM :]
+    samples = sum(measured) / len(measured)
+    what = "outcomes" if stage == "retriever" else "candidates"
+    batch = getattr(document.train, stage).batch
+
+    def add(title: str, each: float) -> None:
+        rates = {name: [each / s for s in took] for name, took in seconds.items()}
+        cells = [table.spread(rates[name]) for name in (RAY, BARE, READY)]
+        report.row(title, *cells, *(table.ratio(rates[RAY], rates[n]) for n in (BARE, READY)))
+
+    add(f"{stage}: requests a second", batch)
+    add(f"{stage}: {what} a second", samples)
+    report.row(
+        f"{stage}: ms a step of {batch} requests",
+        *(table.spread([1000 * s for s in seconds[n]], ".0f") for n in (RAY, BARE, READY)),
+    )
+    runs: list[Any] = [run for side in found.values() for run in side]
+    reference = found[RAY][0]
+    first = all(run.losses[0] == reference.losses[0] for run in runs)
+    rest = all(run.losses == reference.losses for run in runs)
+    report.check(f"{stage}, first loss ({reference.losses[0]:.4f})", first)
+    report.check(f"{stage}, the losses of all {len(reference.losses)} steps", rest)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Steps of training: what is drawn, what is kept, and which weights a step touches."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.training import (
+    NegativeSampler,
+    StageConfig,
+    drop_levels,
+    is_table,
+    optimizers,
+    ranker_loss,
+    retriever_batch,
+    step,
+    thin,
+    warm,
+)
+from tests.models.small import CATALOGUE, STAGE, TRAIN, batch_of, planted, trainer
+
+EXAMPLES = planted().examples
+TABLES = ("item.id.weight", "item.text.weight", "item.fields.0.weight")
+
+
+def test_the_log_of_the_expected_number_is_that_of_the_draws():
+    sampler = NegativeSampler(np.asarray([1] * 40 + [2] * 10 + [3]), 6, 500)
+    rng = np.random.default_rng(0)
+    counts = np.mean([np.bincount(sampler.draw(rng), minlength=6) for _ in range(400)], axis=0)
+    np.testing.assert_allclose(counts[1:], sampler.log_q.exp()[1:], rtol=0.05)
+    assert counts[0] == 0, "no item is no negative"
+    assert counts[1] / counts[2] == pytest.approx(4**0.75, rel=0.1)
+    assert counts[5] > 0, "an item that nobody chose has a chance, too"
+    assert sampler.draw(rng).shape == (500,)
+
+
+def test_draws_follow_the_generator():
+    sampler = NegativeSampler(np.arange(1, 31), 31, 64)
+    one, same, other = (sampler.draw(np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 12),
+    st.floats(0, 0.4),
+)
+def test_thinning_keeps_all_outcomes_and_says_how_much_of_the_rest(seed, count, rate):
+    rng = np.random.default_rng(seed)
+    places = torch.from_numpy(rng.integers(0, 3, (4, 10)) * np.arange(1, 11))
+    labels = torch.from_numpy(rng.random((4, 10, 2)) < rate).float() * (places > 0)[..., None]
+    kept_places, kept_labels, kept = thin(places, labels, count, rng)
+    assert kept_places.shape == (4, min(count, 10))
+    for row in range(4):
+        whole = dict(zip(places[row].tolist(), labels[row].tolist(), strict=True))
+        found = dict(zip(kept_places[row].tolist(), kept_labels[row].tolist(), strict=True))
+        assert all(whole[place] == label for place, label in found.items())
+        hits = {place for place, label in whole.items() if any(label)}
+        missed = set(whole) - hits - {0}
+        left = set(found) & missed
+        assert len(hits & set(found)) == min(count, len(hits))
+        assert len(left) == min(len(missed), max(count - len(hits), 0))
+        share = len(left) / len(missed) if left else 1.0
+        assert kept[row].item() == pytest.approx(share)
+
+
+def test_every_other_candidate_is_as_likely_to_be_kept():
+    places = torch.arange(1, 9).expand(4000, -1)
+    labels = (places == 3).float()[..., None]
+    kept, _, share = thin(places, labels, 3, np.random.default_rng(0))
+    counts = np.bincount(kept.flatten(), minlength=9)[1:]
+    assert counts[2] == 4000
+    np.testing.assert_allclose(np.delete(counts, 2), 4000 * 2 / 7, rtol=0.1)
+    assert torch.allclose(share, torch.tensor(2 / 7))
+
+
+def test_dropped_levels_are_a_share_of_the_requests_with_every_set_as_likely():
+    kept = drop_levels(40_000, 0.3, np.random.default_rng(0))
+    sets = np.bincount((kept * torch.tensor([1, 2, 4])).sum(1), minlength=8) / 40_000
+    np.testing.assert_allclose(sets[:7], 0.3 / 8, atol=0.004)
+    assert sets[7] == pytest.approx(0.7 + 0.3 / 8, abs=0.01)
+    assert drop_levels(50, 0.0, np.random.default_rng(0)).all()
+
+
+def test_a_retriever_batch_holds_outcomes_of_its_own_requests():
+    rows = np.asarray([30, 31, 5, 90])
+    sampler = NegativeSampler(np.arange(1, 31), 31, 16)
+    rng = np.random.default_rng(0)
+    config = TRAIN.model_copy(update={"max_outcomes": 7})
+    batch = retriever_batch(EXAMPLES, rows, sampler=sampler, config=config, generator=rng)
+    wanted = {(row, place) for row, place in zip(*EXAMPLES.requests.pairs(rows)[:2], strict=True)}
+    pairs = list(zip(batch.request.tolist(), batch.positives.tolist(), strict=True))
+    assert len(set(pairs)) == len(pairs) == 7
+    assert set(pairs) < wanted
+    assert batch.keep_words.shape == (7, 16)
+    assert 0.1 < batch.keep_words.float().mean() < 0.9
+    assert torch.equal(batch.log_q, sampler.log_q)
+    places = torch.cat([batch.positives, batch.negatives])
+    expected = EXAMPLES.popularity.read(batch.user.now_days, places.expand(4, -1))
+    assert torch.equal(batch.popularity, expected)
+
+
+def test_a_step_touches_only_the_rows_of_tables_that_occurred():
+    net = trainer(planted()).towers.train()
+    batch = batch_of(EXAMPLES, [40, 41], negatives=[2])
+    tools = optimizers(net, STAGE)
+    step(net, net(batch), tools)  # the second step has moments of the first
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    batch = batch_of(EXAMPLES, [50], negatives=[9])
+    step(net, net(batch), tools)
+    places = list({*batch.user.item.flatten().tolist(), *batch.positives.tolist(), 9})
+    items = net.item.items
+    rows = (places, items.text[places].flatten().tolist(), items.categories[places, 0].tolist())
+    after = dict(net.named_parameters())
+    for name, occurred in zip(TABLES, rows, strict=True):
+        changed = torch.nonzero((after[name] != before[name]).any(1))[:, 0].tolist()
+        assert set(changed) <= set(occurred) - {0}
+        assert changed, name
+        assert len(set(occurred)) < len(after[name]) or name == TABLES[2]
+    dense = [name for name in before if name not in TABLES and name.endswith("weight")]
+    assert sum(not torch.equal(after[name], before[name]) for name in dense) > len(dense) / 2
+
+
+def test_every_parameter_has_one_optimizer_and_tables_the_sparse_one():
+    for net in (trainer(planted()).towers, trainer(planted()).ranker):
+        dense, sparse = optimizers(net, STAGE)
+        names = {id(p): name for name, p in net.named_parameters()}
+        found = [[names[id(p)] for p in o.param_groups[0]["params"]] for o in (dense, sparse)]
+        assert sorted(found[0] + found[1]) == sorted(names.values())
+        assert tuple(found[1]) == TABLES
+        assert [name for name in names.values() if is_table(net, name)] == found[1]
+        assert isinstance(sparse, torch.optim.SparseAdam)
+
+
+@pytest.mark.parametrize("worth", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_not_finite_is_refused_before_any_harm(worth):
+    net = trainer(planted()).towers
+    tools = optimizers(net, STAGE)
+    batch = batch_of(EXAMPLES, [40, 41], negatives=[2])
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    with pytest.raises(ValueError, match=r"loss is .*learning_rate"):
+        step(net, net(batch) * worth, tools)
+    assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
+    assert not tools[0].state
+
+
+def test_a_step_returns_the_loss_and_clips_the_gradient():
+    net = torch.nn.Sequential(torch.nn.Embedding(2, 2, sparse=True), torch.nn.Linear(2, 1))
+    tools = [torch.optim.SGD(net[1].parameters(), lr=1.0), torch.optim.SparseAdam([net[0].weight])]
+    before = net[1].weight.detach().clone()
+    loss = 1000 * net(torch.tensor([1])).sum()
+    assert step(net, loss, tools) == pytest.approx(loss.item())
+    assert (net[1].weight - before).norm() <= 1 + 1e-5
+    assert (net[1].weight - before).norm() > 0.1
+
+
+def test_the_rates_warm_up_and_then_fall_to_a_tenth():
+    net = trainer(planted()).towers
+    config = StageConfig(learning_rate=1.0, table_learning_rate=10.0)
+    tools = optimizers(net, config)
+    rates = []
+    for done in np.linspace(0, 1, 201):
+        warm(tools, config, float(done))
+        dense, sparse = (tool.param_groups[0]["lr"] for tool in tools)
+        assert sparse == pytest.approx(10 * dense)
+        rates.append(dense)
+    peak = int(np.argmax(rates))
+    assert rates[0] == pytest.approx(0.05)
+    assert 0.9 < rates[peak] <= 1
+    assert peak < 15
+    assert np.all(np.diff(rates[:peak]) > 0)
+    assert np.all(np.diff(rates[peak:]) <= 0)
+    assert rates[100] == pytest.approx(0.5)
+    assert rates[-1] == pytest.approx(0.1)
+
+
+def loss_of(rows, *, seed=0, **changes):
+    made = trainer(planted())
+    return ranker_loss(
+        made.ranker.eval(),
+        made.retriever(),
+        made.examples,
+        np.asarray(rows),
+        num_heads=2,
+        listwise_weight=0.2,
+        config=TRAIN.model_copy(update=changes),
+        generator=np.random.default_rng(seed),
+    )
+
+
+def test_the_rankers_loss_is_of_retrieved_candidates_and_reaches_its_weights():
+    assert loss_of([40, 41]).item() == loss_of([40, 41]).item()
+    assert loss_of([40, 41]).item() != loss_of([42, 43]).item()
+    thinned = [loss_of([40, 41], seed=seed, num_candidates=6).item() for seed in range(3)]
+    assert len(set(thinned)) == 3
+    # With room for all candidates and all levels there is nothing to draw.
+    whole = {"num_candidates": 1000, "level_dropout": 0.0}
+    assert loss_of([40], **whole).item() == pytest.approx(loss_of([40], seed=9, **whole).item())
+    loss_of([40, 41]).backward()
+
+
+def test_levels_that_are_dropped_are_dropped_for_the_ranker():
+    asked = trainer(planted())
+    user = asked.examples.user_side(np.asarray([40]))
+    hidden = replace(user, recent=user.recent & False, sessions=user.sessions & False)
+    assert not torch.equal(
+        asked.recommender(asked.retriever()).logits(user, torch.tensor([[3, 4]])),
+        asked.recommender(asked.retriever()).logits(hidden, torch.tensor([[3, 4]])),
+    )
+    assert len(CATALOGUE) == 31
