@@ -97,7 +97,9 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -
         grid.add_column(name, justify="left" if place == 0 else "right")
     for row in rows:
         grid.add_row(*(_shown(value) for value in row))
-    out.print(grid)
+    # Figures are never cut, not even in a log, which claims to have 80 columns.
+    wanted = out.measure(grid, options=out.options.update(max_width=1000)).maximum
+    Console(file=out.file, highlight=False, width=max(out.width, wanted)).print(grid)
 
 
 def _shown(value: object) -> str:

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from configs.load import Document
 from jobs.sources import Source, adapter, blocks
 from models.catalogue import Catalogue
 from models.columns import LINE, parse_lines
@@ -29,6 +28,8 @@ from models.mapping import ITEM, clean, map_rows
 from models.requests import SPLITS, partition
 
 if TYPE_CHECKING:
+    from configs.load import Document
+
     Blocks = ray.data.Dataset
 
 
@@ -49,7 +50,8 @@ def _each(rows: Blocks, function: Callable[[pa.Table], pa.Table]) -> Blocks:
 
 def cleaned(source: Source, document: Document, now_ms: int) -> Blocks:
     """All rows, good and wrong, as `models.mapping.clean` leaves them; in the object store."""
-    adapt = adapter(document.source.adapter)
+    wanted, items, context = document.source, document.items, document.requests.context
+    adapt = adapter(wanted.adapter)
     expected = tuple(source.names)
 
     def one(block: pa.Table) -> pa.Table:
@@ -58,18 +60,13 @@ def cleaned(source: Source, document: Document, now_ms: int) -> Blocks:
         adapted = adapt(table) if adapt is not None else table
         if len(adapted) != len(table):
             raise ValueError(
-                f"source.adapter: {document.source.adapter} made {len(adapted)} rows of "
+                f"source.adapter: {wanted.adapter} made {len(adapted)} rows of "
                 f"{len(table)}; it must give a row for a row and mark the wrong ones"
             )
-        mapped = map_rows(
-            adapted,
-            source=document.source,
-            items=document.items,
-            context=document.requests.context,
-        )
-        return clean(raw, mapped, source=document.source, now_ms=now_ms)
+        mapped = map_rows(adapted, source=wanted, items=items, context=context)
+        return clean(raw, mapped, source=wanted, now_ms=now_ms)
 
-    done: Blocks = _each(blocks(source, document.source), one).materialize()
+    done: Blocks = _each(blocks(source, wanted), one).materialize()
     return done
 
 
@@ -116,12 +113,12 @@ def write_parts(
     for name in ("users", "requests"):
         (folder / name).mkdir()
     items = ray.put(catalogue)
+    # Not the document as a whole: a worker would import every component's torch to read it.
+    requests, memory, fields = document.requests, document.memory, document.catalogue
 
     def part(block: pa.Table) -> pa.Table:
-        interests = Catalogue(ray.get(items), document.catalogue).interests
-        done = partition(
-            block, requests=document.requests, memory=document.memory, interests=interests
-        )
+        interests = Catalogue(ray.get(items), fields).interests
+        done = partition(block, requests=requests, memory=memory, interests=interests)
         if len(done.users):
             name = f"{key64(done.users['user_id'][0].as_py()):016x}.parquet"
             _write(done.users, folder / "users" / name)

@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from jobs import console
 
 if TYPE_CHECKING:
@@ -66,6 +64,8 @@ def release(document: Document) -> Manifest:
 
 def snapshot(path: Any, prepared: Prepared, document: Document, newest: int) -> None:
     """Everybody's state, with marks for the events that a client might still send again."""
+    import numpy as np
+
     from models.memory import decode
     from models.stores import write_snapshot
 

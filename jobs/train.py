@@ -17,7 +17,16 @@ import typer
 from jobs import console
 
 if TYPE_CHECKING:
+    from ray.train import Result
+    from ray.train.torch import TorchTrainer
+
     from configs.load import Document
+
+DECIDING = (
+    *("source", "items", "catalogue", "memory", "requests"),
+    *("features", "retriever", "ranker", "candidates", "train"),
+)
+"""The sections of a document that decide what weights come out: one training keeps to them."""
 
 
 def main(
@@ -71,11 +80,11 @@ def train(document: Document, *, resume: bool = False, track: bool = True) -> li
     quiet()
     prepared = Prepared.open(document.folder / "prepared", document)
     folder = (document.folder / "training").resolve()
+    enough(document, ray.cluster_resources().get("CPU", 0))
     run_id = begin(folder, document, resume=resume)
     gpu = document.train.use_gpu
     gpu = ray.cluster_resources().get("GPU", 0) > 0 if gpu is None else gpu
     cpus = document.train.cpus_per_worker
-    enough(document, ray.cluster_resources().get("CPU", 0))
     settings = {
         "document": document.model_copy(
             update={"runs": str(Path(document.runs).resolve())}
@@ -84,6 +93,7 @@ def train(document: Document, *, resume: bool = False, track: bool = True) -> li
         "run_id": run_id,
         "lines": str(folder / "lines.jsonl"),
         "threads": cpus,
+        "here": None if document.train.num_workers else str(folder / "last"),
     }
     rows = ray.data.from_numpy(rows_of(prepared, "train")).rename_columns(["row"]).materialize()
     trainer = TorchTrainer(
@@ -103,28 +113,47 @@ def train(document: Document, *, resume: bool = False, track: bool = True) -> li
         ),
     )
     with following(folder / "lines.jsonl"):
-        result = trainer.fit()
+        result = fitted(trainer)
     with result.checkpoint.as_directory() as last:
         return keep(Path(last), document)
+
+
+def fitted(trainer: TorchTrainer) -> Result:
+    """Runs all workers to the end.
+
+    Raises:
+        ValueError: what a worker found wrong; Ray wraps it.
+    """
+    from ray.train import WorkerGroupError
+
+    try:
+        return trainer.fit()
+    except WorkerGroupError as error:
+        for failure in error.worker_failures.values():
+            if isinstance(failure, ValueError):
+                raise failure from None
+        raise
 
 
 def begin(folder: Path, document: Document, *, resume: bool) -> str:
     """Readies the training folder and returns the id of the training, the same when resumed."""
     path = folder / "training.json"
-    digest = document.model.digest() + document.train.digest()
+    digests = {name: getattr(document, name).digest() for name in DECIDING}
     if resume:
         if not path.is_file():
             raise ValueError(f"{folder}: there is no training to resume; leave --resume out")
         found = json.loads(path.read_text())
-        if found["digest"] != digest:
+        changed = [name for name in DECIDING if found["digests"].get(name) != digests[name]]
+        if changed:
             raise ValueError(
-                f"{folder} was begun under another configuration; restore it, or leave --resume out"
+                f"{folder} was begun under another configuration of {', '.join(changed)}; "
+                "restore it, or leave --resume out"
             )
         return str(found["run_id"])
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     run_id = uuid.uuid4().hex[:8]
-    path.write_text(json.dumps({"run_id": run_id, "digest": digest}))
+    path.write_text(json.dumps({"run_id": run_id, "digests": digests}))
     return run_id
 
 

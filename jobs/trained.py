@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import Document
+from jobs.prepared import SHAPING
 from models.checkpoints import load_weights
 from models.examples import Examples
 from models.model import Recommender, build
@@ -28,6 +29,15 @@ def description_of(document: Document) -> dict[str, Any]:
         raise ValueError(
             f"{path.parent} was trained under model digest {found['digest']}, the configuration "
             f"has {document.model.digest()}: train again, or restore the old values (in {path})"
+        )
+    # The model's digest says nothing of the split times: what one split trained on must not be
+    # another one's test.
+    made, wanted = found["config"], document.model_dump(mode="json")
+    changed = [name for name in SHAPING if made.get(name) != wanted[name]]
+    if changed:
+        raise ValueError(
+            f"{path.parent} was trained on what `prepare` made under another configuration of "
+            f"{', '.join(changed)}: train again, or restore the old values (in {path})"
         )
     return found
 

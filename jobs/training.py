@@ -15,7 +15,7 @@ import ray.train.torch
 import torch
 
 from configs.load import Document
-from jobs.prepared import Prepared
+from jobs.prepared import Prepared, replacing
 from jobs.tracking import NoTracker, Tracker, WandbTracker
 from models.examples import Examples, Ints, requests_of
 from models.fitting import STAGES, Splits, Trainer
@@ -47,7 +47,11 @@ def rows_of(prepared: Prepared, split: str) -> Ints:
 
 
 def worker(settings: dict[str, Any]) -> None:
-    """Trains; `settings` holds the document, whether to track, and the id of this training."""
+    """Trains; `settings` holds the document, whether to track, and the id of this training.
+
+    With `settings["here"]`, a folder, Ray Train runs in this process and keeps no checkpoint
+    itself: the last one lies in that folder.
+    """
     document = Document.model_validate(settings["document"])
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -63,6 +67,8 @@ def worker(settings: dict[str, Any]) -> None:
         device=ray.train.torch.get_device(),
     )
     checkpoint = ray.train.get_checkpoint()
+    if settings["here"] and Path(settings["here"]).is_dir():
+        checkpoint = ray.train.Checkpoint.from_directory(settings["here"])
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             trainer.resume(Path(folder))
@@ -81,7 +87,9 @@ def _run(
             partial(shard, seed=document.train.seed, world=world),
             best=Path(best),
             on_step=lines.step,
-            on_epoch=partial(_report, trainer, lines, Path(best), rank),
+            on_epoch=partial(
+                _report, trainer, lines, best=Path(best), first=rank == 0, here=settings["here"]
+            ),
             wrap=ray.train.torch.prepare_model if world > 1 else lambda net: net,
         )
     tracker.close()
@@ -101,17 +109,28 @@ def shard(stage: int, epoch: int, batch: int, *, seed: int, world: int) -> Itera
 
 
 def _report(
-    trainer: Trainer, lines: Lines, best: Path, rank: int, figures: dict[str, float | str]
+    trainer: Trainer,
+    lines: Lines,
+    figures: dict[str, float | str],
+    *,
+    best: Path,
+    first: bool,
+    here: str | None,
 ) -> None:
     """Validation is done: a checkpoint from the first worker, figures from all."""
     lines.epoch(figures)
-    with tempfile.TemporaryDirectory() as folder:
+    told = {**figures, "stage_number": STAGES.index(str(figures["stage"]))}
+    if here:
+        with replacing(Path(here)) as folder:
+            trainer.save(folder, best)
+        ray.train.report(told, checkpoint=ray.train.Checkpoint.from_directory(here))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
         checkpoint = None
-        if rank == 0:
-            trainer.save(Path(folder), best)
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-        stage = STAGES.index(str(figures["stage"]))
-        ray.train.report({**figures, "stage_number": stage}, checkpoint=checkpoint)
+        if first:
+            trainer.save(Path(temporary), best)
+            checkpoint = ray.train.Checkpoint.from_directory(temporary)
+        ray.train.report(told, checkpoint=checkpoint)
 
 
 def _tracker(document: Document, settings: dict[str, Any], rank: int) -> Tracker:

@@ -50,7 +50,7 @@ def partners(examples: Examples, rows: Ints) -> Ints:
     """`(R,)` for each request another user with about as much memory at that moment.
 
     Requests are lined up by the number of events that their user had; the partner is the user of
-    the nearest later request in that line that is not one's own.
+    the nearest request in that line that is not one's own, on either side.
 
     Raises:
         ValueError: when all requests are of one user.
@@ -63,11 +63,13 @@ def partners(examples: Examples, rows: Ints) -> Ints:
     lined = users[order]
     found = np.full(len(rows), -1)
     for shift in range(1, len(rows)):
-        partner = np.roll(lined, -shift)
-        open_ = (found[order] < 0) & (partner != lined) & (partner >= 0)
-        found[order[open_]] = partner[open_]
+        nobody = np.full(shift, -1)
+        # The line has two ends: in a circle the heaviest user would get the lightest one's memory.
+        for partner in (np.append(lined[shift:], nobody), np.append(nobody, lined[:-shift])):
+            open_ = (found < 0) & (partner != lined) & (partner >= 0)
+            found[open_] = partner[open_]
         if (found >= 0).all():
-            return found
+            return found[np.argsort(order)]
     raise ValueError("the placebo needs requests of at least two users")
 
 

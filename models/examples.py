@@ -127,6 +127,7 @@ class Examples:
             long=requests.long[rows],
             context=requests.context[rows],
             view=self.view,
+            levels=self.features.levels,
         )
 
     def labels(self, rows: Ints, candidates: Tensor, num_heads: int) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from models.events import Interactions
 from models.memory import Popularity, ViewSpec, sessions
 from models.text import hashed
 
-LEVELS = ("interaction", "session", "user")
+LEVELS: Final = ("interaction", "session", "user")
 """The three levels of memory, in the order of every mask over them."""
 MAX_SESSION_RANK = 7
 NUM_ACTIONS = 64
@@ -34,6 +35,8 @@ class FeatureConfig(Config):
 
     history: int = Field(100, gt=0)
     """Newest interactions read, at most the ring's capacity."""
+    levels: tuple[Literal["interaction", "session", "user"], ...] = LEVELS
+    """Levels of memory that models may read at all; with none they are a control without memory."""
     match_half_lives: tuple[Duration, ...] = (7 * DAY_MS, 30 * DAY_MS, 180 * DAY_MS)
     """How fast a candidate's own past with the user fades."""
     popularity_half_lives: tuple[Duration, ...] = (3 * DAY_MS, 14 * DAY_MS, 90 * DAY_MS)
@@ -94,6 +97,7 @@ def user_side(
     long: NDArray[np.float32],
     context: NDArray[np.int64],
     view: ViewSpec,
+    levels: Sequence[str] = LEVELS,
 ) -> UserSide:
     """Tensors of B memories.
 
@@ -104,12 +108,13 @@ def user_side(
         session: `(B,)` key of the session that the request names, 0 for none.
         long: `(B, F)`.
         context: `(B, X)`.
+        levels: those that may be read.
     """
     present = ring["action"] > 0
     rank = sessions.ranks(ring, now_ms=now_ms, session=session, gap_ms=view.session_gap)
     age = np.maximum(now_ms[:, None] - ring["ts"], 0) / DAY_MS
     mask = torch.from_numpy(present)
-    return UserSide(
+    side = UserSide(
         item=torch.from_numpy(np.where(present, item, 0)),
         action=torch.from_numpy(ring["action"].astype(np.int64)),
         age_days=torch.from_numpy(np.where(present, age, 0.0).astype(np.float32)),
@@ -120,6 +125,9 @@ def user_side(
         context=torch.from_numpy(context),
         now_days=torch.from_numpy(now_ms / DAY_MS),
     )
+    if len(levels) == len(LEVELS):
+        return side
+    return side.keep(torch.tensor([level in levels for level in LEVELS]).expand(len(side), -1))
 
 
 def context_codes(

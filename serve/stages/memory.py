@@ -89,5 +89,6 @@ class ReadMemory:
                 num=1,
             ),
             view=self._memory.view,
+            levels=self._features.levels,
         )
         return Remembered(state, seen, user)

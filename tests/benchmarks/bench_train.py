@@ -3,12 +3,12 @@
 Needs `make prepare`. The popularity of all days is made before the clock starts, on all sides.
 """
 
-# ruff: noqa: E402  # numpy and torch read the number of threads when they are imported
 from __future__ import annotations
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # as in a worker of one CPU
+# Read when numpy and torch are imported; as in a worker of one CPU.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import itertools
 import json
@@ -20,10 +20,11 @@ from typing import Any
 import torch
 
 from configs.load import Document, load
-from jobs import console
+from jobs import console, pipeline
+from jobs.training import rows_of
 from models.fitting import STAGES
 from tests.benchmarks import loops, table
-from tests.benchmarks.loops import Bare, Told
+from tests.benchmarks.loops import Told
 
 REPEATS = 3
 RAY, BARE, READY = "Ray Train", "bare loop", "tensors ready"
@@ -35,7 +36,6 @@ class Sides:
     def __init__(self, document: Document, folder: Path) -> None:
         self.document, self.folder = document, folder
         self.prepared, self.examples = loops.examples_ready(document)
-        self.train_rows = loops.rows_of(self.prepared, "train")
         self.fed: dict[str, list[list[int]]] = {}
         self.runs = itertools.count()
         self.overhead: list[float] = []
@@ -49,7 +49,12 @@ class Sides:
 
         where = self.folder / f"ray-{next(self.runs)}"
         where.mkdir()
-        rows = ray.data.from_numpy(self.train_rows).rename_columns(["row"]).materialize()
+        pipeline.quiet()
+        rows = (
+            ray.data.from_numpy(rows_of(self.prepared, "train"))
+            .rename_columns(["row"])
+            .materialize()
+        )
         trainer = TorchTrainer(
             loops.ray_worker,
             train_loop_config={
@@ -72,13 +77,7 @@ class Sides:
     def bare(self, ready: bool) -> dict[str, Told]:
         """The bare loop in this process."""
         torch.set_num_threads(1)
-        return Bare(
-            self.document,
-            self.examples,
-            fed=self.fed,
-            train_rows=self.train_rows,
-            ready=ready,
-        ).run()
+        return loops.bare(self.document, self.prepared, self.examples, fed=self.fed, ready=ready)
 
 
 def main() -> None:

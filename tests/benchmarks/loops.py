@@ -22,26 +22,15 @@ from torch import Tensor, nn
 from configs.load import Document
 from jobs.prepared import Prepared
 from jobs.training import examples_of, rows_of
+from models import training
 from models.examples import Examples, Ints
 from models.fitting import STAGES, Splits, Trainer
-from models.model import build
-from models.ranking.ranker import ranking_loss
-from models.retrieval.retrieve import Retriever
-from models.training import (
-    NegativeSampler,
-    drop_levels,
-    optimizers,
-    retriever_batch,
-    thin,
-    warm,
-)
+from models.training import StageConfig, optimizers, warm
 
-STEPS = {"retriever": 30, "ranker": 60}
+STEPS = {"retriever": 24, "ranker": 24}
 """Steps measured, after WARM that are not."""
-WARM = 8
-
-
-Losses = Callable[[nn.Module, "Told", np.random.Generator], Iterator[Callable[[], Tensor]]]
+WARM = 6
+Loss = Callable[[], Tensor]
 
 
 @dataclass
@@ -73,17 +62,21 @@ def examples_ready(document: Document) -> tuple[Prepared, Examples]:
     return prepared, examples
 
 
+def trainer_of(document: Document, prepared: Prepared, examples: Examples) -> Trainer:
+    """Both networks with fresh weights, and the losses of their steps."""
+    splits = Splits(rows_of(prepared, "train"), rows_of(prepared, "validate")[:64])
+    return Trainer(
+        examples, splits, model=document.model, serving=document.serving, train=document.train
+    )
+
+
 def ray_worker(settings: dict[str, Any]) -> None:
     """A Ray Train worker: `jobs.training.worker` with fewer steps, whose feed is the job's."""
     from jobs.training import shard
 
     document = Document.model_validate(settings["document"])
     torch.set_num_threads(1)
-    prepared, examples = examples_ready(document)
-    splits = Splits(rows_of(prepared, "train"), rows_of(prepared, "validate")[:64])
-    trainer = Trainer(
-        examples, splits, model=document.model, serving=document.serving, train=document.train
-    )
+    trainer = trainer_of(document, *examples_ready(document))
     told = {stage: Told() for stage in STAGES}
 
     def feed(stage: int, epoch: int, batch: int) -> Iterator[Ints]:
@@ -98,95 +91,79 @@ def ray_worker(settings: dict[str, Any]) -> None:
     Path(settings["told"]).write_text(json.dumps(found))
 
 
-class Bare:
+def bare(
+    document: Document,
+    prepared: Prepared,
+    examples: Examples,
+    *,
+    fed: dict[str, list[list[int]]],
+    ready: bool,
+) -> dict[str, Told]:
     """A loop as one writes it in an afternoon: one process, nothing but torch round the networks.
 
     Args:
         fed: stage to batches of rows, those that the Ray worker saw.
-        train_rows: all training rows, for the shares of negatives and the learning rate.
         ready: whether all tensors are made before the clock starts; else each step gathers its own.
     """
-
-    def __init__(
-        self,
-        document: Document,
-        examples: Examples,
-        *,
-        fed: dict[str, list[list[int]]],
-        train_rows: Ints,
-        ready: bool,
-    ) -> None:
-        self.document, self.examples, self.ready = document, examples, ready
-        self.fed = {stage: [np.asarray(rows) for rows in batches] for stage, batches in fed.items()}
-        self.train_rows = train_rows
-
-    def run(self) -> dict[str, Told]:
-        """Both stages, the second over what the first has learnt."""
-        document, catalogue = self.document, self.examples.catalogue
-        torch.manual_seed(document.train.seed)
-        towers, ranker = build(catalogue, document.model)
-        told = {stage: Told() for stage in STAGES}
-        self._loop(towers, told["retriever"], 0, self._of_towers)
-        retriever = Retriever(
-            towers,
-            catalogue=catalogue,
-            popularity=self.examples.popularity,
-            features=document.model.features,
-            config=document.serving.candidates,
-        )
-        self._loop(ranker, told["ranker"], 1, partial(self._of_ranker, retriever))
-        return told
-
-    def _loop(self, net: nn.Module, told: Told, number: int, losses: Losses) -> None:
-        train = self.document.train
-        config = (train.retriever, train.ranker)[number]
-        generator = np.random.default_rng([train.seed, number, 0, 0])  # as `Trainer` draws
+    trainer = trainer_of(document, prepared, examples)
+    told = {stage: Told() for stage in STAGES}
+    for number, stage in enumerate(STAGES):
+        net, loss = trainer._net(number), trainer._losses()[number]
+        generator = np.random.default_rng([document.train.seed, number, 0, 0])  # as `Trainer` does
         torch.manual_seed(int(generator.integers(1 << 31)))
-        num_steps, adam = -(-len(self.train_rows) // config.batch), optimizers(net, config)
-        steps = losses(net, told, generator)
-        net.train()
-        for number_done, loss_of in enumerate(list(steps) if self.ready else steps):
-            warm(adam, config, number_done / num_steps / config.epochs)
-            loss = loss_of()
-            for optimizer in adam:
-                optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(adam[0].param_groups[0]["params"], 1.0)
-            for optimizer in adam:
-                optimizer.step()
-            told.step(float(loss.detach()))
-
-    def _of_towers(
-        self, net: nn.Module, told: Told, generator: np.random.Generator
-    ) -> Iterator[Callable[[], Tensor]]:
-        """The loss of each step, to be called; its tensors are made when it is taken."""
-        train, examples = self.document.train, self.examples
-        num_negatives = self.document.model.retriever.num_negatives
-        outcomes = examples.requests.pairs(self.train_rows)[1]
-        sampler = NegativeSampler(outcomes, len(examples.catalogue), num_negatives)
-        for rows in self.fed["retriever"]:
-            batch = retriever_batch(
-                examples, rows, sampler=sampler, config=train, generator=generator
-            )
-            told.samples.append(len(batch.positives))
-            yield partial(net, batch)
-
-    def _of_ranker(
-        self, retriever: Retriever, net: nn.Module, told: Told, generator: np.random.Generator
-    ) -> Iterator[Callable[[], Tensor]]:
-        """`models.training.ranker_loss` in two halves: what can be made ready, and the network."""
-        train, model, examples = self.document.train, self.document.model, self.examples
-        for rows in self.fed["ranker"]:
-            user = examples.user_side(rows)
-            places = retriever.recommend(user).places
-            labels = examples.labels(rows, places, len(model.heads))
-            places, labels, kept = thin(places, labels, train.num_candidates, generator)
-            popularity = examples.popularity.read(user.now_days, places)
-            user = user.keep(drop_levels(len(rows), train.level_dropout, generator))
-            told.samples.append(int((places > 0).sum()))
-            given, weight = (user, places, popularity), model.ranker.listwise_weight
-            yield partial(_ranker_loss, net, given, labels, kept, weight)
+        batches = [np.asarray(rows) for rows in fed[stage]]
+        losses = (partial(loss, net, rows, generator) for rows in batches)
+        if ready:
+            losses = iter([held(net, take, told[stage]) for take in losses])
+        descend(net, getattr(document.train, stage), losses, told[stage], len(trainer.splits.train))
+    return told
 
 
-def _ranker_loss(net: nn.Module, given: Any, labels: Tensor, kept: Tensor, weight: float) -> Tensor:
-    return ranking_loss(net(*given), labels, given[1] > 0, kept=kept, listwise_weight=weight)
+def descend(
+    net: nn.Module, config: StageConfig, losses: Iterator[Loss], told: Told, num_rows: int
+) -> None:
+    """The bare loop of one stage, with the rates of the job."""
+    num_steps, adam = -(-num_rows // config.batch), optimizers(net, config)
+    net.train()
+    for number, take in enumerate(losses):
+        warm(adam, config, number / num_steps / config.epochs)
+        loss = take()
+        for optimizer in adam:
+            optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(adam[0].param_groups[0]["params"], 1.0)
+        for optimizer in adam:
+            optimizer.step()
+        told.step(float(loss.detach()))
+
+
+def held(net: nn.Module, take: Callable[..., Tensor], told: Told) -> Loss:
+    """A loss whose tensors are there already: `take` ran up to the network, which kept what came.
+
+    The ranker's loss goes on after the network, so its last part keeps what came as well.
+    """
+    last, given = training.ranking_loss, {}
+
+    class Keep(nn.Module):
+        def forward(self, *inputs: Any) -> Tensor:
+            given["inputs"] = inputs
+            return torch.zeros(())
+
+        def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+            return net.parameters(recurse)
+
+    def keep(logits: Tensor, *inputs: Any, **more: Any) -> Tensor:
+        given["after"] = partial(last, **more), inputs
+        return logits
+
+    training.ranking_loss = keep
+    try:
+        take.func(Keep(), *take.args[1:])
+    finally:
+        training.ranking_loss = last
+    if "after" not in given:
+        told.samples.append(len(given["inputs"][0].positives))
+        return partial(net, *given["inputs"])
+    after, inputs = given["after"]
+    told.samples.append(int(inputs[1].sum()))  # the candidates that are real
+    return lambda: after(net(*given["inputs"]), *inputs)

@@ -72,3 +72,11 @@ def test_help_shows_examples_and_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "\n    python -m jobs.prepare --config configs/online_retail.yaml\n" in done.stdout
+
+
+def test_a_wide_table_is_not_cut(capsys):
+    figures = [f"{n}.{n:04}..{n}.{n + 1:04}" for n in range(12)]
+    console.table("wide", ["method", *map(str, range(12))], [("another user's memory", *figures)])
+    shown = capsys.readouterr().out
+    assert "another user's memory" in shown
+    assert all(figure in shown for figure in figures)

@@ -13,7 +13,7 @@ from models.memory import fold, user_features, view
 from tests.models import small
 
 EXAMPLES = small.planted().examples
-ROWS = small.planted().rows("test")
+ROWS = small.planted().rows("validate")
 MEMORY = small.MODEL.memory
 
 

@@ -78,7 +78,8 @@ def test_given_candidates_are_ranked_and_no_others(monkeypatch):
     assert found.places.tolist() == given.tolist()
     for number, row in enumerate(ROWS):
         user = EXAMPLES.user_side(np.asarray([row]))
-        logits = RECOMMENDER.logits(user, torch.from_numpy(given[[number]]))
+        alone = RETRIEVER.given(user, torch.from_numpy(given[[number]]))
+        logits = RECOMMENDER.logits(user, alone)
         np.testing.assert_allclose(found.logits[number], logits[0].numpy(), atol=1e-5)
         labels = EXAMPLES.labels(np.asarray([row]), torch.from_numpy(given[[number]]), 2)
         assert found.labels[number].tolist() == labels[0].tolist()
@@ -145,7 +146,7 @@ def test_flat_leaves_padding_out():
 def test_ranking_metrics_use_calibrated_chances_of_their_head():
     places = np.tile(np.arange(1, 5), (2, 1))
     logits = np.zeros((2, 4, 2), np.float32)
-    logits[..., PURCHASE] = [[3, 1, -1, -3], [-3, -1, 1, 3]]
+    logits[..., PURCHASE] = [[3, 1, -1, -3], [-3, -1, 2, 3]]
     labels = np.zeros((2, 4, 2), np.float32)
     labels[..., PURCHASE] = [[1, 0, 0, 0], [0, 0, 1, 1]]
     found = evaluation.ranking_metrics(Scored(places, logits, labels), RECOMMENDER, PURCHASE)

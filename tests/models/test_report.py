@@ -41,8 +41,8 @@ def table(reference: str = "ours") -> Compared:
 
 def rows_of(markdown: str) -> list[dict[str, str]]:
     """The rows of the only table in a document, by the header."""
-    lines = [line.strip("| ") for line in markdown.splitlines() if line.startswith("|")]
-    header, _, *rows = ([cell.strip() for cell in line.split(" | ")] for line in lines)
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    header, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 

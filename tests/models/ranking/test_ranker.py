@@ -28,11 +28,13 @@ USER = random_side(NUM_USERS)
 DRAW = torch.Generator().manual_seed(0)
 PLACES = torch.randint(1, 9, (NUM_USERS, NUM_CANDIDATES), generator=DRAW)
 POPULARITY = torch.rand(NUM_USERS, NUM_CANDIDATES, 3, generator=DRAW)
+AFFINITY = torch.randn(NUM_USERS, NUM_CANDIDATES, generator=DRAW)
+GIVEN = (PLACES, POPULARITY, AFFINITY)
 
 
 @torch.no_grad()
-def logits(user=USER, places=PLACES, popularity=POPULARITY, net=NET):
-    return net(user, places, popularity)
+def logits(user=USER, given=GIVEN):
+    return NET(user, *given)
 
 
 def close(one, other):
@@ -44,27 +46,37 @@ def test_many_candidates_at_once_are_each_candidate_alone():
     assert whole.shape == (NUM_USERS, NUM_CANDIDATES, len(MODEL.heads))
     for number in range(NUM_CANDIDATES):
         one = slice(number, number + 1)
-        close(logits(places=PLACES[:, one], popularity=POPULARITY[:, one]), whole[:, one])
+        close(logits(given=[each[:, one] for each in GIVEN]), whole[:, one])
     assert whole.std(1).min() > 1e-3, "or this would show nothing"
 
 
 def test_many_requests_at_once_are_each_request_alone():
     whole = logits()
     for row in range(NUM_USERS):
-        alone = logits(rows_of(USER, [row]), PLACES[[row]], POPULARITY[[row]])
+        alone = logits(rows_of(USER, [row]), [each[[row]] for each in GIVEN])
         close(alone, whole[[row]])
 
 
 def test_candidates_in_another_order_have_the_same_logits():
     mixed = torch.randperm(NUM_CANDIDATES, generator=DRAW)
-    close(logits(places=PLACES[:, mixed], popularity=POPULARITY[:, mixed]), logits()[:, mixed])
+    close(logits(given=[each[:, mixed] for each in GIVEN]), logits()[:, mixed])
 
 
 def test_padding_in_a_list_changes_nothing_for_the_others():
     padded = PLACES.clone()
     padded[:, -2:] = 0
-    close(logits(places=padded)[:, :-2], logits()[:, :-2])
-    assert torch.isfinite(logits(places=padded)).all()
+    found = logits(given=(padded, POPULARITY, AFFINITY))
+    close(found[:, :-2], logits()[:, :-2])
+    assert torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_all_that_is_said_of_a_candidate_counts_for_it_alone(number):
+    changed = [each.clone() for each in GIVEN]
+    changed[number][:, 2] = changed[number][:, 2] % 8 + 1
+    found = (logits(given=changed) - logits()).abs().amax((0, 2))
+    assert found[2] > 1e-3
+    assert found[[0, 1, 3, 4, 5]].max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -99,11 +111,11 @@ def test_hidden_memory_is_as_no_memory_at_all():
 def test_no_memory_is_no_nan_in_either_direction():
     net = ranker().train()
     user = replace(nobody([60, 60]), context=USER.context[:2])
-    net(user, PLACES[:2], POPULARITY[:2]).sum().backward()
+    net(user, *(each[:2] for each in GIVEN)).sum().backward()
     for name, parameter in net.named_parameters():
         if parameter.grad is not None:
             assert torch.isfinite(parameter.grad.to_dense()).all(), name
-    assert torch.isfinite(logits(user, PLACES[:2], POPULARITY[:2])).all()
+    assert torch.isfinite(logits(user, [each[:2] for each in GIVEN])).all()
 
 
 def slow_match(user, row, place):

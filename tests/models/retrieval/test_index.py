@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.retrieval.index import VectorIndex
+from models.retrieval.index import VectorIndex, best
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -22,20 +22,19 @@ def searches(draw):
             st.none()
             | st.just(torch.randint(0, num_places + 1, (num_requests,), generator=generator))
         ),
-        "bonus": draw(
-            st.none()
-            | st.just(torch.randint(-3, 4, (num_requests, num_places), generator=generator).float())
-        ),
         "count": draw(st.integers(0, 14)),
     }
 
 
-def check(search):
-    vectors, queries = search.pop("vectors"), search.pop("queries")
-    places, scores = VectorIndex(vectors).search(queries, search.pop("count"), **search)
-    allowed, known, bonus = search["allowed"], search["known"], search["bonus"]
-    expected = queries @ vectors.T + (0 if bonus is None else bonus)
-    for row, worth in enumerate(expected.tolist()):
+@settings(max_examples=150, deadline=None)
+@given(searches())
+def test_the_best_allowed_and_known_places_are_found_and_no_others(search):
+    vectors, queries, count = (search.pop(name) for name in ("vectors", "queries", "count"))
+    places, scores = VectorIndex(vectors).search(queries, count, **search)
+    allowed, known = search["allowed"], search["known"]
+    width = min(count, len(vectors))
+    assert places.shape == scores.shape == (len(queries), width)
+    for row, worth in enumerate((queries @ vectors.T).tolist()):
         open_ = [
             place
             for place in range(1, len(vectors))
@@ -43,20 +42,26 @@ def check(search):
         ]
         found = [place for place in places[row].tolist() if place]
         assert set(found) <= set(open_)
-        assert len(set(found)) == len(found) == min(places.shape[1], len(open_))
-        assert places[row].tolist() == found + [0] * (places.shape[1] - len(found))
-        best = sorted((worth[place] for place in open_), reverse=True)
-        assert scores[row, : len(found)].tolist() == best[: len(found)]
-        assert [worth[place] for place in found] == best[: len(found)]
+        assert len(set(found)) == len(found) == min(width, len(open_))
+        assert places[row].tolist() == found + [0] * (width - len(found))
+        expected = sorted((worth[place] for place in open_), reverse=True)[: len(found)]
+        assert scores[row, : len(found)].tolist() == expected
+        assert [worth[place] for place in found] == expected
         assert (scores[row, len(found) :] == float("-inf")).all()
-    return places
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(searches())
-def test_the_best_allowed_and_known_places_are_found_and_no_others(search):
-    num, width = len(search["queries"]), min(search["count"], len(search["vectors"]))
-    assert check(search).shape == (num, width)
+def test_scores_are_left_as_they_were(search):
+    index = VectorIndex(search["vectors"])
+    scores = index.scores(search["queries"])
+    assert torch.equal(scores, search["queries"] @ search["vectors"].T)
+    before = scores.clone()
+    options = {"allowed": search["allowed"], "known": search["known"]}
+    found = best(scores, search["count"], **options)
+    assert torch.equal(scores, before)
+    again = index.search(search["queries"], search["count"], **options)
+    assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
 
 
 def test_a_place_that_everybody_may_see_but_no_item_has_is_never_found():

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.features import PopularityTable
+from models.retrieval.index import best
 from models.retrieval.retrieve import Retriever
 from models.retrieval.sources import SOURCES, CandidateConfig, fresh, remembered
 from tests.models.small import CATALOGUE, MODEL, day_ms, nobody, random_side
@@ -45,7 +46,7 @@ def test_no_filter_is_ever_violated(allowed):
     user = random_side(4)
     for found in (
         RETRIEVER.recommend(user, allowed=allowed),
-        RETRIEVER.search(QUERIES, torch.full((5,), day_ms(60) / 86_400_000), allowed=allowed),
+        RETRIEVER.search(QUERIES, nobody([60] * 5), allowed=allowed),
     ):
         check(found)
         assert allowed[found.places[found.places > 0]].all()
@@ -72,7 +73,7 @@ def test_provenance_says_what_each_source_found():
     known = RETRIEVER.known(user.now_days)
     brought = {
         "memory": remembered(user, config.memory),
-        "vector": RETRIEVER.nearest(user, config.vector),
+        "vector": best(RETRIEVER.affinity(user), config.vector, known=known)[0],
         "fresh": fresh(known, config.fresh),
     }
     assert remembered(user, config.memory).any()
@@ -90,7 +91,7 @@ def test_items_of_the_future_never_come(day):
     user = nobody([day, 60])
     assert RETRIEVER.known(user.now_days).tolist() == [num_known + 1, NUM]
     queries = ["lamp mug clock candle basket"] * 2
-    for found in (RETRIEVER.recommend(user), RETRIEVER.search(queries, user.now_days)):
+    for found in (RETRIEVER.recommend(user), RETRIEVER.search(queries, user)):
         check(found)
         assert 0 < int(found.places[0].max()) <= num_known
 
@@ -109,7 +110,7 @@ def test_trending_is_what_was_popular_before_each_moment():
 
 
 def test_a_search_finds_the_words_asked_for():
-    found = RETRIEVER.search(["white clock"], torch.tensor([15_300.0]))
+    found = RETRIEVER.search(["white clock"], nobody([60]))
     clock = CATALOGUE.place_of("white-clock")
     assert clock in from_source(found, "lexical")[0]
     assert found.relevance.amax() == 1
@@ -126,7 +127,7 @@ def test_a_source_may_be_switched_off_and_the_total_bounds_them_all():
     found = few.recommend(random_side(3))
     assert found.places.shape == (3, 2)
     assert set(found.provenance.flatten().tolist()) == {bit("vector")}
-    assert few.search(["red"], torch.tensor([15_300.0])).places.shape == (1, 2)
+    assert few.search(["red"], nobody([60])).places.shape == (1, 2)
 
 
 def made(config, vectors=None):
@@ -147,3 +148,48 @@ def test_given_vectors_are_used_until_they_are_encoded_anew():
     stored.refresh()
     assert torch.equal(stored.index.vectors, RETRIEVER.index.vectors)
     assert stored.index.vectors[1:].abs().sum(1).all()
+
+
+def test_affinity_is_the_towers_score_of_the_training_loss():
+    """Inner product, popularity at the moment's worth, and the pull of one's own past."""
+    net, user = RETRIEVER.net, random_side(5)
+    places = torch.arange(NUM)
+    asked = net.user_query(user)
+    popularity = RETRIEVER.popularity.read(user.now_days, places.expand(5, -1))
+    expected = (
+        asked.vector @ net.item_vectors(places).T
+        + (popularity @ asked.trend[..., None])[..., 0]
+        + asked.returning(NUM)
+    )
+    torch.testing.assert_close(RETRIEVER.affinity(user), expected.detach())
+    assert RETRIEVER.affinity(user)[:, 1:].std() > 0.01
+
+
+def test_candidates_carry_their_own_affinity():
+    user = random_side(4)
+    whole = RETRIEVER.affinity(user)
+    chosen = torch.tensor([[3, 9], [0, 1], [30, 2], [7, 7]])
+    for found in (
+        RETRIEVER.recommend(user),
+        RETRIEVER.search(QUERIES[:4], user),
+        RETRIEVER.given(user, chosen),
+    ):
+        assert torch.equal(found.affinity, whole.gather(1, found.places))
+    given = RETRIEVER.given(user, chosen)
+    assert torch.equal(given.places, chosen)
+    assert not given.provenance.any()
+
+
+def test_taken_candidates_keep_all_that_is_said_of_them():
+    found = RETRIEVER.search(QUERIES[:4], random_side(4))
+    columns = torch.tensor([[2, 0], [1, 1], [3, 5], [0, 4]])
+    taken = found.take(columns)
+    for name, value in vars(found).items():
+        for row, numbers in enumerate(columns.tolist()):
+            assert getattr(taken, name)[row].tolist() == [value[row, n].item() for n in numbers]
+
+
+def test_memory_moves_what_is_near():
+    user = random_side(4)
+    hidden = user.keep(torch.zeros(4, 3, dtype=torch.bool))
+    assert not torch.allclose(RETRIEVER.affinity(user)[1], RETRIEVER.affinity(hidden)[1])

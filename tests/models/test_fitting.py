@@ -1,0 +1,188 @@
+"""The training loop: it learns, it stops, it keeps the best, and it can go on where it was."""
+
+import numpy as np
+import pytest
+import torch
+
+from models import evaluation
+from models.fitting import STAGES, Progress, Splits, Trainer
+from models.training import StageConfig, TrainConfig
+from tests.models.small import MODEL, STAGE, TRAIN, planted, trainer
+from tests.worlds import SERVING
+
+SMALL = planted()
+NDCG = "validate_ndcg@10"
+
+
+def config(**changes) -> TrainConfig:
+    stage = STAGE.model_copy(update={"epochs": 2, **changes})
+    return TRAIN.model_copy(update={"retriever": stage, "ranker": stage})
+
+
+ROUGH = config(epochs=5, patience=1, learning_rate=0.3, table_learning_rate=1.0)
+"""Rates so high that validation goes up and down."""
+
+
+def fitted(folder, train, *, checkpoints=None, resume=None):
+    """A trainer after `fit`, and the loss of every step."""
+    made, losses, best = trainer(SMALL, train), [], folder / "best"
+    best.mkdir(parents=True)
+    if resume is not None:
+        made.resume(resume)
+
+    def on_epoch(figures):
+        if checkpoints is not None:
+            target = checkpoints / f"{figures['stage']}-{figures['epoch']}"
+            target.mkdir(parents=True)
+            made.save(target, best)
+
+    made.fit(
+        SMALL.feed,
+        best=best,
+        on_step=lambda stage, done, loss: losses.append((stage, done, loss)),
+        on_epoch=on_epoch,
+    )
+    return made, losses
+
+
+def weights(made):
+    nets = {"towers": made.towers, "ranker": made.ranker}
+    return {f"{n}.{k}": v.clone() for n, net in nets.items() for k, v in net.state_dict().items()}
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def figures(history):
+    """Without the seconds, which no two runs share."""
+    return [{k: v for k, v in each.items() if k != "seconds"} for each in history]
+
+
+def quality(made):
+    """NDCG on validation of the retriever's ranking, and of the ranker's."""
+    wanted = evaluation.positives(made.examples.requests, made.chosen, made.target)
+    retriever = made.retriever()
+    top = evaluation.nearest(retriever, made.examples, made.chosen, 30)
+    seen = evaluation.scored(made.recommender(retriever), made.examples, made.chosen)
+    slates = evaluation.slates(seen, made.target)
+    return [evaluation.list_metrics(lists, wanted)["ndcg@10"].mean() for lists in (top, slates)]
+
+
+def test_training_improves_validation_of_both_networks(tmp_path):
+    before, after = [], []
+    for seed in (1, 3, 5):
+        train = config(epochs=6, patience=6).model_copy(update={"seed": seed})
+        before.append(quality(trainer(SMALL, train)))
+        made, _ = fitted(tmp_path / str(seed), train)
+        after.append(quality(made))
+        for number, stage in enumerate(STAGES):
+            told = [each[NDCG] for each in made.progress.history if each["stage"] == stage]
+            assert max(told) == pytest.approx(after[-1][number])
+    assert (np.mean(after, axis=0) > 0.9).all()
+    assert (np.mean(after, axis=0) > np.mean(before, axis=0) + 0.05).all()
+
+
+def test_the_same_seed_gives_the_same_losses_and_weights_and_another_does_not(tmp_path):
+    one, losses = fitted(tmp_path / "one", config())
+    same, same_losses = fitted(tmp_path / "same", config())
+    assert losses == same_losses
+    assert equal(weights(one), weights(same))
+    other = config().model_copy(update={"seed": 2})
+    assert fitted(tmp_path / "other", other)[1][0][2] != losses[0][2]
+    assert [stage for stage, _, _ in losses] == [STAGES[0]] * 8 + [STAGES[1]] * 8
+    assert [done for _, done, _ in losses[:8]] == [n / 8 for n in range(8)]
+
+
+@pytest.mark.parametrize("train", [config(), ROUGH], ids=["plain", "stopped early"])
+def test_a_resumed_run_is_the_run_that_was_never_cut_off(tmp_path, train):
+    whole, losses = fitted(tmp_path / "whole", train, checkpoints=tmp_path / "checkpoints")
+    found = sorted((tmp_path / "checkpoints").iterdir())
+    assert len(found) == len(whole.progress.history) >= 4
+    for checkpoint in found:
+        resumed, rest = fitted(tmp_path / checkpoint.name, train, resume=checkpoint)
+        assert equal(weights(resumed), weights(whole)), checkpoint.name
+        assert rest == losses[len(losses) - len(rest) :]
+        assert figures(resumed.progress.history) == figures(whole.progress.history)
+        assert np.array_equal(resumed.progress.calibration, whole.progress.calibration)
+    assert rest == [] or checkpoint.name.startswith(STAGES[0])
+
+
+def test_early_stopping_keeps_the_best_weights(tmp_path):
+    made, _ = fitted(tmp_path, ROUGH)
+    for number, stage in enumerate(STAGES):
+        told = [each[NDCG] for each in made.progress.history if each["stage"] == stage]
+        best = int(np.argmax(told))
+        assert len(told) == min(best + 1 + ROUGH.retriever.patience, 5)
+        assert quality(made)[number] == pytest.approx(told[best])
+    stopped = [each["stage"] for each in made.progress.history].count(STAGES[0])
+    assert stopped < 5, "or nothing was stopped early"
+
+
+def test_the_calibration_is_that_of_the_best_ranker(tmp_path):
+    made, _ = fitted(tmp_path, config())
+    retriever = made.retriever()
+    seen = evaluation.scored(made.recommender(retriever), made.examples, made.chosen)
+    for head in range(len(MODEL.heads)):
+        labels, logits, _ = seen.flat(head)
+        chances = made.recommender(retriever).calibration[head].apply(logits)
+        assert chances.mean() == pytest.approx(labels.mean(), abs=1e-4)
+    assert len(made.progress.calibration) == len(MODEL.heads)
+
+
+def test_each_worker_draws_randomness_of_its_own_from_the_same_weights(tmp_path):
+    firsts = []
+    for rank in (0, 1):
+        made = Trainer(
+            SMALL.examples,
+            Splits(SMALL.rows("train"), SMALL.rows("validate")),
+            model=MODEL,
+            serving=SERVING,
+            train=config(epochs=1),
+            share=(rank, 2),
+        )
+        assert equal(weights(made), weights(trainer(SMALL, config())))
+        losses = []
+        folder = tmp_path / str(rank)
+        folder.mkdir()
+        made.fit(SMALL.feed, best=folder, on_step=lambda *step, told=losses: told.append(step))
+        firsts.append(losses[0])
+    assert firsts[0][:2] == firsts[1][:2]
+    assert firsts[0][2] != firsts[1][2]
+
+
+def test_a_split_without_requests_is_refused_before_training():
+    for splits in (Splits(SMALL.rows("train"), SMALL.rows("test")), Splits(np.zeros(0, int), ROWS)):
+        with pytest.raises(ValueError, match=r"validate with a 'purchase'.*validate_from"):
+            Trainer(SMALL.examples, splits, model=MODEL, serving=SERVING, train=config())
+
+
+ROWS = SMALL.rows("validate")
+
+
+def test_an_epoch_without_a_batch_is_refused(tmp_path):
+    made = trainer(SMALL, config())
+    with pytest.raises(ValueError, match="without one batch"):
+        made.fit(lambda stage, epoch, batch: iter(()), best=tmp_path)
+
+
+def test_progress_is_what_it_was_after_a_round_trip(tmp_path):
+    for progress in (
+        Progress(),
+        Progress(1, 2, 0.1 + 0.2, 1, [(0.1, -3.0)], [{"stage": "ranker", "loss": 1 / 3}]),
+    ):
+        progress.save(tmp_path / "progress.json")
+        loaded = Progress.load(tmp_path / "progress.json")
+        assert loaded.history == progress.history
+        assert np.array_equal(loaded.calibration, progress.calibration)
+        assert (loaded.stage, loaded.epoch, loaded.best, loaded.stale) == (
+            *(progress.stage, progress.epoch, progress.best, progress.stale),
+        )
+
+
+def test_a_stage_is_as_its_own_config_says(tmp_path):
+    train = config().model_copy(update={"ranker": StageConfig(epochs=1, batch=60)})
+    made, losses = fitted(tmp_path, train)
+    assert [each["stage"] for each in made.progress.history] == [STAGES[0]] * 2 + [STAGES[1]]
+    assert sum(stage == STAGES[1] for stage, _, _ in losses) == 2
+    assert made.progress.stage == len(STAGES)
