@@ -21,8 +21,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import models.memory.ring as ring
+import models.memory.tiles as tiles
 from models.events import Interactions
-from models.memory import ring, tiles
 from models.memory.spec import StateSpec
 
 

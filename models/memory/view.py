@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+import models.memory.sessions as sessions
 from models.config import DAY_MS, format_duration
 from models.events import ACTIONS, POLARITY, Interactions
-from models.memory import sessions
 from models.memory.spec import MemorySpec, ViewSpec
 from models.memory.state import State
 from models.memory.tiles import Atoms, atoms
