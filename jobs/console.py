@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -122,19 +122,38 @@ def ray_session(*, num_cpus: int = 2, object_store_mb: int = 300) -> Iterator[No
     if ray.is_initialized():
         yield
         return
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
     else:
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            object_store_memory=object_store_mb * 1_000_000,
-            include_dashboard=False,
-            _system_config=KEEP_WORKERS,
-            **quiet,
-        )
+        start_ray(num_cpus=num_cpus, object_store_mb=object_store_mb)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def start_ray(*, num_cpus: int, object_store_mb: int, attempts: int = 3) -> None:
+    """Starts a small Ray on this machine, for this process to shut down.
+
+    Ray gives a node 30 s to come up, whatever the machine is busy with, and then gives up: so it
+    is tried again.
+    """
+    import ray
+
+    for left in reversed(range(attempts)):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                object_store_memory=object_store_mb * 1_000_000,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                _system_config=KEEP_WORKERS,
+            )
+        except Exception as error:  # Ray raises no narrower one
+            if not left or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+        else:
+            return

@@ -101,7 +101,9 @@ def shard(stage: int, epoch: int, batch: int, *, seed: int, world: int) -> Itera
     found = rows.iter_batches(
         batch_size=max(batch // world, 1),
         batch_format="numpy",
-        prefetch_batches=2,
+        # With two, Ray hands batches on in the order that its threads finish them: no run is the
+        # same twice.
+        prefetch_batches=1,
         local_shuffle_buffer_size=1 << 16,
         local_shuffle_seed=seed * 1000 + stage * 100 + epoch,
     )

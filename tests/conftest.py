@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 
@@ -17,16 +16,8 @@ def ray_cluster() -> Iterator[None]:
     os.environ.pop("RAY_ADDRESS", None)
     import ray
 
-    from jobs.console import KEEP_WORKERS
+    from jobs.console import start_ray
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=150_000_000,
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        _system_config=KEEP_WORKERS,
-    )
+    start_ray(num_cpus=2, object_store_mb=150)
     yield
     ray.shutdown()
