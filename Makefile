@@ -56,7 +56,7 @@ run: $(READY) ## Install, then prepare, train, evaluate, release and serve DATAS
 
 test: check ## Lint, types, import rules and tests (ARGS goes to pytest)
 	@$(SAY) "tests"
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
 
 venv: $(READY) ## Make the virtual environment and install into it
 

@@ -85,6 +85,7 @@ def train(document: Document, *, resume: bool = False, track: bool = True) -> li
     gpu = document.train.use_gpu
     gpu = ray.cluster_resources().get("GPU", 0) > 0 if gpu is None else gpu
     cpus = document.train.cpus_per_worker
+    here = None if document.train.num_workers else str(folder / "last")
     settings = {
         "document": document.model_copy(
             update={"runs": str(Path(document.runs).resolve())}
@@ -93,7 +94,7 @@ def train(document: Document, *, resume: bool = False, track: bool = True) -> li
         "run_id": run_id,
         "lines": str(folder / "lines.jsonl"),
         "threads": cpus,
-        "here": None if document.train.num_workers else str(folder / "last"),
+        "here": here,
     }
     rows = ray.data.from_numpy(rows_of(prepared, "train")).rename_columns(["row"]).materialize()
     trainer = TorchTrainer(
@@ -114,6 +115,8 @@ def train(document: Document, *, resume: bool = False, track: bool = True) -> li
     )
     with following(folder / "lines.jsonl"):
         result = fitted(trainer)
+    if here:  # Ray itself keeps no checkpoint then
+        return keep(Path(here), document)
     with result.checkpoint.as_directory() as last:
         return keep(Path(last), document)
 

@@ -125,7 +125,7 @@ def user_side(
         context=torch.from_numpy(context),
         now_days=torch.from_numpy(now_ms / DAY_MS),
     )
-    if len(levels) == len(LEVELS):
+    if set(levels) == set(LEVELS):
         return side
     return side.keep(torch.tensor([level in levels for level in LEVELS]).expand(len(side), -1))
 

@@ -191,6 +191,7 @@ class Trainer:
             batch = retriever_batch(
                 self.examples,
                 rows,
+                target=self.target,
                 sampler=self.sampler,
                 config=self.train,
                 generator=generator,

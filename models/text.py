@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 import zlib
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -38,11 +37,3 @@ def hashed(text: str, buckets: int) -> NDArray[np.int64]:
     """`(n,)` the bucket of every gram, in `1..buckets - 1`; 0 is left for padding."""
     found = [1 + zlib.crc32(gram.encode()) % (buckets - 1) for gram in grams(text)]
     return np.asarray(found, np.int64)
-
-
-def bags(texts: Sequence[str], buckets: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Many texts for an embedding bag: all buckets `(n,)` and where each text begins `(N,)`."""
-    rows = [hashed(text, buckets) for text in texts]
-    lengths = np.asarray([len(row) for row in rows], np.int64)
-    offsets = np.cumsum(lengths) - lengths
-    return (np.concatenate(rows) if rows else np.zeros(0, np.int64)), offsets

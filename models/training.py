@@ -139,14 +139,15 @@ def retriever_batch(
     examples: Examples,
     rows: Ints,
     *,
+    target: int,
     sampler: NegativeSampler,
     config: TrainConfig,
     generator: np.random.Generator,
 ) -> RetrieverBatch:
-    """One batch for `TwoTower.forward`."""
+    """One batch for `TwoTower.forward`; its positives are the outcomes with head `target`."""
     user = examples.user_side(rows).keep(drop_levels(len(rows), config.level_dropout, generator))
-    request, items, _ = examples.requests.pairs(rows)
-    chosen = generator.permutation(len(items))[: config.max_outcomes]
+    request, items, bits = examples.requests.pairs(rows)
+    chosen = generator.permutation(np.flatnonzero((bits >> target) & 1))[: config.max_outcomes]
     positives, negatives = torch.from_numpy(items[chosen]), sampler.draw(generator)
     places = torch.cat([positives, negatives]).expand(len(rows), -1)
     return RetrieverBatch(

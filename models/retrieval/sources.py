@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from models.config import Config
@@ -27,6 +27,12 @@ class CandidateConfig(Config):
     fresh: int = Field(10, ge=0)
     lexical: int = Field(150, ge=0)
     total: int = Field(240, gt=0)
+
+    @model_validator(mode="after")
+    def _search_has_a_source(self) -> CandidateConfig:
+        if not self.vector + self.lexical:
+            raise ValueError("vector and lexical are both 0: search has nowhere to look")
+        return self
 
 
 def remembered(user: UserSide, count: int) -> Tensor:

@@ -129,7 +129,7 @@ class TwoTower(nn.Module):
         places = torch.cat([batch.positives, batch.negatives])
         vectors = self.item_vectors(places)
         loss = self._memory_loss(batch, places, vectors)
-        if self.config.query_weight:
+        if self.config.query_weight and len(batch.positives):
             loss = loss + self.config.query_weight * self._query_loss(batch, places, vectors)
         return loss
 
@@ -143,6 +143,8 @@ class TwoTower(nn.Module):
         future = self.item.items.first_seen_days[batch.negatives] >= user.now_days[:, None]
         own = torch.zeros(len(user), len(batch.log_q), dtype=torch.bool, device=scores.device)
         own[request, batch.positives] = True
+        if not num:
+            return scores.sum() * 0  # nothing to learn here, but every worker takes the step
         missed = scores[:, num:].masked_fill(future | own[:, batch.negatives], float("-inf"))
         return (torch.logaddexp(hit, missed.logsumexp(1)[request]) - hit).mean()
 

@@ -9,31 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
-import models.requests
 from configs.load import Document, load
-from jobs import console, pipeline
-from jobs.prepare import balance, find, prepare
-from jobs.sources import adapter, whole
-from models.catalogue import Catalogue
-from models.items import catalogue_table, first_rows
-from models.mapping import clean, map_rows
-from models.requests import SPLITS, partition
+from jobs import console
+from jobs.prepare import prepare
 from tests.benchmarks import table
+from tests.benchmarks.one_process import STEPS, one_process, without_features
 
 REPEATS = 3
 RAY, ONE, BARE = "Ray Data", "one process", "one process without user features"
-STEPS = (
-    "read and clean the rows",
-    "set wrong rows aside",
-    "gather the catalogue",
-    "histories and requests by user",
-)
 
 
 @contextmanager
@@ -63,70 +48,6 @@ def timed(run: Any, document: Document) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - begin, "steps": steps, "ledger": ledger}
 
 
-def one_process(document: Document) -> dict[str, Any]:
-    """What `jobs.prepare.prepare` does, over the whole table at once."""
-    folder = document.folder / "prepared"
-    for name in ("users", "requests", "quarantine"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    source, own = find(document)
-    with console.step(STEPS[0]):
-        raw = whole(source, document.source)
-        adapted = adapter(document.source.adapter)(raw)
-        context = document.requests.context
-        mapped = map_rows(adapted, source=document.source, items=document.items, context=context)
-        rows = clean(raw, mapped, source=document.source, now_ms=time.time_ns() // 1_000_000)
-    with console.step(STEPS[1]):
-        wrong = pipeline._wrong(rows)
-        counts = pc.value_counts(wrong["reason"]).to_pylist()
-        reasons = {c["values"]: c["counts"] for c in sorted(counts, key=lambda c: -c["counts"])}
-        pq.write_table(wrong, folder / "quarantine" / "all.parquet")
-    with console.step(STEPS[2]):
-        settings = {"catalogue": document.catalogue, "items": document.items}
-        first = first_rows(pipeline._good(rows))
-        items = catalogue_table(first, source=document.source, own=own, **settings)
-    with console.step(STEPS[3]):
-        catalogue = Catalogue(items, document.catalogue)
-        made = partition(
-            pipeline._events(rows),
-            requests=document.requests,
-            memory=document.memory,
-            interests=catalogue.interests,
-        )
-        for name in ("users", "requests"):
-            path = folder / name / "all.parquet"
-            pq.write_table(getattr(made, name), path, compression="zstd")
-    catalogue.save(folder / "catalogue.parquet")
-    return balance(len(raw), reasons, [_counts(made)], len(items))
-
-
-def _counts(made: models.requests.Part) -> dict[str, Any]:
-    ts, splits = made.histories.interactions["ts"], made.requests["split"].to_pylist()
-    return {
-        "users": len(made.users),
-        "kept": len(ts),
-        "duplicates": made.num_duplicates,
-        "late": made.num_late,
-        "first_ms": int(ts.min()),
-        "last_ms": int(ts.max()),
-        **{split: splits.count(split) for split in SPLITS},
-    }
-
-
-def without_features(document: Document) -> dict[str, Any]:
-    """`one_process`, where requests say nothing of the user's memory."""
-    plain = models.requests._features
-
-    def nothing(histories: Any, users: Any, as_of: Any, memory: Any) -> pa.Array:
-        width = len(models.requests.user_feature_names(memory))
-        return pa.FixedSizeListArray.from_arrays(np.zeros(len(users) * width, np.float32), width)
-
-    models.requests._features = nothing
-    try:
-        return one_process(document)
-    finally:
-        models.requests._features = plain
-
-
 def same(a: Path, b: Path, name: str, *keys: str) -> bool:
     """Whether two folders hold equal rows, whatever files and order they are in."""
     order = [(key, "ascending") for key in keys]
@@ -148,7 +69,7 @@ def main() -> None:
             sides[ONE]()  # its first call fills caches, too
             found = table.alternate(sides, REPEATS)
         report = table.Report(
-            f"prepare, online_retail, {REPEATS} alternating runs: median (lowest to highest)",
+            f"prepare, online_retail, {REPEATS} alternating runs: median (lowest–highest)",
             ["", RAY, ONE, "Ray : one"],
         )
         add_figures(report, found)
@@ -156,7 +77,7 @@ def main() -> None:
         report.row("Ray alone: start it, s", f"{start:.1f}", "-", "-")
         report.row("Ray alone: first call more than later ones, s", _more(first, found), "-", "-")
         add_checks(report, found, places[RAY] / "online_retail", places[ONE] / "online_retail")
-        report.show()
+        table.show(report)
 
 
 def _more(first: float, found: dict[str, list[dict[str, Any]]]) -> str:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 T = TypeVar("T")
 # A log file has no width of its own, and a benchmark is often written into one.
-out = Console(highlight=False, width=None if Console().is_terminal else 118)
+out = Console(highlight=False, width=None if Console().is_terminal else 130)
 
 
 def alternate(sides: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
@@ -36,11 +36,9 @@ def median(values: Sequence[float]) -> float:
 
 
 def spread(values: Sequence[float], form: str = ",.0f") -> str:
-    """Median, lowest and highest: `1,203 (1,180 to 1,250)`."""
+    """Median, lowest and highest: `1,203 (1,180–1,250)`."""
     low, middle, high = min(values), median(values), max(values)
-    if len(values) == 1:
-        return f"{middle:{form}}"
-    return f"{middle:{form}} ({low:{form}} to {high:{form}})"
+    return f"{middle:{form}} ({low:{form}}–{high:{form}})"
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
@@ -54,7 +52,8 @@ class Report:
     def __init__(self, title: str, header: Sequence[str]) -> None:
         self._table = Table(title=title, title_justify="left", title_style="bold")
         for place, name in enumerate(header):
-            self._table.add_column(name, justify="left" if place == 0 else "right")
+            side = "left" if place == 0 else "right"
+            self._table.add_column(name, justify=side)
         self._checks: list[tuple[str, bool]] = []
         self._notes: list[str] = []
 
@@ -71,16 +70,22 @@ class Report:
         """Both sides gave the same."""
         self._checks.append((what, bool(same)))
 
-    def show(self) -> None:
-        """Prints; exits with 1 when a check failed."""
-        self.line()
-        for what, same in self._checks:
-            self.row(f"{'same' if same else 'NOT THE SAME'}: {what}")
+    def show(self) -> bool:
+        """Prints; returns whether all checks held."""
         out.print(self._table)
-        for text in (*self._notes, machine()):
+        for what, same in self._checks:
+            out.print(f"  {'same' if same else '[red]NOT THE SAME[/red]'}: {what}", soft_wrap=True)
+        for text in self._notes:
             out.print(text, style="dim")
-        if not all(same for _, same in self._checks):
-            raise SystemExit(1)
+        return all(same for _, same in self._checks)
+
+
+def show(*reports: Report) -> None:
+    """Prints the tables and what they were measured on; exits with 1 when a check failed."""
+    fine = [report.show() for report in reports]
+    out.print(machine(), style="dim", soft_wrap=True)
+    if not all(fine):
+        raise SystemExit(1)
 
 
 def machine() -> str:

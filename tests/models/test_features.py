@@ -23,7 +23,7 @@ from models.features import (
 )
 from models.memory import Popularity, ViewSpec, sessions
 from models.text import hashed
-from tests.models.small import CATALOGUE, MODEL, day_ms, padded, random_side, ring, side
+from tests.models.small import CATALOGUE, MODEL, day_ms, padded, random_side, ring, same, side
 
 NOW = day_ms(60)
 VIEW = ViewSpec()
@@ -211,3 +211,20 @@ def test_only_the_newest_interactions_fit():
     records = ring(np.random.default_rng(1), 12, now_ms=NOW)
     user = side([records], now_ms=NOW)
     assert user.action.tolist() == [records["action"][-8:].tolist()]
+
+
+@pytest.mark.parametrize(
+    "levels", [(), ("user",), ("session", "interaction"), ("user", "user", "user"), LEVELS]
+)
+def test_levels_that_a_model_may_not_read_are_hidden_from_the_start(levels):
+    batch = padded(random_rings(4), 8)
+    options = {
+        "item": CATALOGUE.places(batch["item"]),
+        "now_ms": np.full(5, NOW),
+        "session": np.zeros(5, np.uint64),
+        "long": np.ones((5, 2), np.float32),
+        "context": np.zeros((5, 1), np.int64),
+        "view": VIEW,
+    }
+    kept = torch.tensor([[level in levels for level in LEVELS]]).expand(5, -1)
+    assert same(user_side(batch, levels=levels, **options), user_side(batch, **options).keep(kept))

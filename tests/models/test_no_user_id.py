@@ -32,6 +32,7 @@ def _tensors(world, rows):
     batch = retriever_batch(
         examples,
         rows,
+        target=0,
         sampler=NegativeSampler(outcomes, len(examples.catalogue), 32),
         config=TRAIN,
         generator=np.random.default_rng(5),

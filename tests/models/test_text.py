@@ -3,12 +3,11 @@
 import unicodedata
 import zlib
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.text import MAX_WORDS, bags, grams, hashed, words
+from models.text import MAX_WORDS, grams, hashed, words
 
 TEXTS = ["", "red mug", "Crème", "a b", "---", "set of 6 T-lights"]
 
@@ -75,15 +74,3 @@ def test_words_in_common_are_buckets_in_common():
     one, other = set(hashed("red mug", 4096)), set(hashed("MUG, blue", 4096))
     assert set(hashed("mug", 4096)) <= one & other
     assert not set(hashed("mug", 4096)) & set(hashed("lamp", 4096))
-
-
-def test_bags_hold_each_text_where_its_offset_says():
-    flat, offsets = bags(TEXTS, 512)
-    ends = np.append(offsets[1:], len(flat))
-    for text, begin, end in zip(TEXTS, offsets, ends, strict=True):
-        assert flat[begin:end].tolist() == hashed(text, 512).tolist()
-
-
-def test_no_texts_are_no_bags():
-    flat, offsets = bags([], 512)
-    assert (len(flat), len(offsets)) == (0, 0)

@@ -90,7 +90,7 @@ def test_a_retriever_batch_holds_outcomes_of_its_own_requests():
     sampler = NegativeSampler(np.arange(1, 31), 31, 16)
     rng = np.random.default_rng(0)
     config = TRAIN.model_copy(update={"max_outcomes": 7})
-    batch = retriever_batch(EXAMPLES, rows, sampler=sampler, config=config, generator=rng)
+    batch = retriever_batch(EXAMPLES, rows, target=0, sampler=sampler, config=config, generator=rng)
     wanted = {(row, place) for row, place in zip(*EXAMPLES.requests.pairs(rows)[:2], strict=True)}
     pairs = list(zip(batch.request.tolist(), batch.positives.tolist(), strict=True))
     assert len(set(pairs)) == len(pairs) == 7

@@ -109,6 +109,18 @@ def test_trending_is_what_was_popular_before_each_moment():
         assert np.allclose(sorted(read[list(got)]), sorted(read[list(best)]))
 
 
+def test_trending_among_few_is_the_best_of_those_few():
+    counts = World().popularity.read(day_ms(80), MODEL.features.popularity_half_lives)[:, 0]
+    unloved = np.argsort(counts)[: NUM // 2]
+    allowed = torch.zeros(NUM, dtype=torch.bool)
+    allowed[unloved] = True
+    expected = [p for p in unloved[::-1] if p and counts[p] > 0][: RETRIEVER.config.trending]
+    found = RETRIEVER.recommend(nobody([80]), allowed=allowed & (torch.arange(NUM) > 0))
+    got = from_source(found, "trending")[0]
+    assert len(got) == len(expected) == RETRIEVER.config.trending
+    assert np.allclose(sorted(counts[list(got)]), sorted(counts[expected]))
+
+
 def test_a_search_finds_the_words_asked_for():
     found = RETRIEVER.search(["white clock"], nobody([60]))
     clock = CATALOGUE.place_of("white-clock")
