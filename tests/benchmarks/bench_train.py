@@ -134,8 +134,8 @@ def add_stage(
 def add_checks(report: table.Report, stage: str, runs: list[Told]) -> None:
     """All runs went the same way down.
 
-    Sums in another process may round otherwise (the math library looks at how memory is aligned),
-    and every step carries that on; so the first loss is held to more digits than the last.
+    Two processes may round a sum differently, and every step carries that on; so the first loss is
+    held to more digits than the last.
     """
     first, last = ([run.losses[place] for run in runs] for place in (0, -1))
     for losses, number, digits in ((first, 1, 1e-5), (last, len(runs[0].losses), 1e-2)):
