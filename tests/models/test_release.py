@@ -51,9 +51,10 @@ def test_it_recommends_as_before(saved: Path):
     )
     user = read(now_ms=WORLD.watermark_ms).user
     loaded, made = releases.load(saved).recommender, WORLD.recommender()
-    places = loaded.retriever.recommend(user).places
-    assert torch.equal(places, made.retriever.recommend(user).places)
-    assert torch.equal(loaded.probabilities(user, places), made.probabilities(user, places))
+    found, wanted = loaded.retriever.recommend(user), made.retriever.recommend(user)
+    assert torch.equal(found.places, wanted.places)
+    assert torch.equal(found.affinity, wanted.affinity)
+    assert torch.equal(loaded.probabilities(user, found), made.probabilities(user, wanted))
     assert len(LEVELS) == 3
 
 
