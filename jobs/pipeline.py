@@ -127,7 +127,7 @@ def write_parts(
         splits = done.requests["split"].to_pylist()
         counts = {
             "users": len(done.users),
-            "kept": len(ts),
+            "kept": len(ts) + done.num_facts,
             "duplicates": done.num_duplicates,
             "late": done.num_late,
             "first_ms": int(ts.min()) if len(ts) else None,

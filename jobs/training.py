@@ -37,7 +37,7 @@ def examples_of(prepared: Prepared, document: Document) -> Examples:
         histories=prepared.histories,
         catalogue=prepared.catalogue,
         features=model.features,
-        view=model.memory.view,
+        memory=model.memory,
     )
 
 

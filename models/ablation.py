@@ -14,7 +14,7 @@ import torch
 from models.evaluation import Reading
 from models.examples import Examples, Ints
 from models.features import LEVELS, UserSide
-from models.memory import MemorySpec, fold, user_features, view
+from models.memory import MemorySpec, user_features, views
 
 PLACEBO = "another user's"
 READINGS: dict[str, tuple[bool, bool, bool]] = {
@@ -76,11 +76,9 @@ def partners(examples: Examples, rows: Ints) -> Ints:
 def _placebo(examples: Examples, rows: Ints, memory: MemorySpec) -> Reading:
     other = partners(examples, rows)
     requests = examples.requests
-    long = np.zeros((len(rows), requests.long.shape[1]), np.float32)
-    for place, (row, user) in enumerate(zip(rows, other, strict=True)):
-        now = int(requests.as_of_ms[row])
-        seen = examples.histories.seen(int(user), now)
-        long[place] = user_features(view(fold(seen, memory.state), now_ms=now, spec=memory))
+    read_as = views(examples.histories, other, requests.as_of_ms[rows], spec=memory)
+    width = requests.long.shape[1]
+    long = np.concatenate([np.zeros((0, width), np.float32), *map(user_features, read_as)])
     place_of = {int(row): place for place, row in enumerate(rows)}
 
     def read(part: Ints) -> UserSide:

@@ -27,9 +27,14 @@ class Config(BaseModel):
             return _digest(self)
 
 
-def _digest(config: Config) -> str:
-    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+def digest_of(document: object) -> str:
+    """Sixteen hex digits of a JSON document."""
+    text = json.dumps(document, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _digest(config: Config) -> str:
+    return digest_of(config.model_dump(mode="json"))
 
 
 # Every state written or read names its spec's digest.

@@ -10,6 +10,7 @@ An event id is unique per user: the key of an event is a hash of both.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 TIMESTAMP = pa.timestamp("ms", tz="UTC")
 MAX_ID_BYTES = 256
+MAX_FACT_BYTES = 4096
 
 SCHEMA = pa.schema(
     [
@@ -36,6 +38,11 @@ SCHEMA = pa.schema(
         pa.field("value", pa.float32()),
         pa.field("surface", pa.string()),
         pa.field("propensity", pa.float32()),
+        # A fact that is said (action `state`); null in every other event.
+        pa.field("slot", pa.string()),
+        pa.field("fact", pa.string()),  # JSON text of the value; null withdraws the slot
+        pa.field("fact_source", pa.string()),
+        pa.field("valid_until", TIMESTAMP),
     ]
 )
 REQUIRED = tuple(field.name for field in SCHEMA if not field.nullable)
@@ -70,7 +77,12 @@ ACTIONS: dict[str, Action] = {
     "decline": Action(33, -1),
     "cancel": Action(34, -1),
     "dislike": Action(35, -1),
+    "state": Action(48, 0),
 }
+STATE = "state"
+"""The action of an event that says a fact (slot, value): it is no interaction with an item."""
+FACT_SOURCES = ("inferred", "observed", "explicit")
+"""Who says a fact, the weakest first: a later one in this list is believed against a former."""
 ACTION_NAMES = {action.code: name for name, action in ACTIONS.items()}
 POLARITY = np.zeros(256, np.int8)
 for _action in ACTIONS.values():
@@ -183,9 +195,11 @@ def _reasons(table: pa.Table, latest_ms: int) -> NDArray[np.str_]:
     """For each row the first rule that it breaks, or the empty text."""
     flat = {name: table[name] for name in table.column_names}
     ts = _millis(flat["ts"])
-    arrived = _millis(flat["arrived_at"])
+    arrived, until = _millis(flat["arrived_at"]), _millis(flat["valid_until"])
     known = pc.is_in(flat["action"], value_set=pa.array(list(ACTIONS)))
-    needs_item = _mask(pc.not_equal(flat["action"], "search"))
+    needs_item = _mask(pc.invert(pc.is_in(flat["action"], value_set=pa.array(_WITHOUT_ITEM))))
+    stated = _mask(pc.equal(flat["action"], STATE))
+    said = _mask(pc.is_valid(pc.coalesce(*(flat[name] for name in ("slot", "fact")))))
     no_item = _mask(pc.is_null(flat["item_id"]))
     rules: list[tuple[str, NDArray[np.bool_]]] = [
         ("no user_id", _mask(pc.is_null(flat["user_id"]))),
@@ -207,12 +221,18 @@ def _reasons(table: pa.Table, latest_ms: int) -> NDArray[np.str_]:
         ("position below zero", _mask(pc.less(flat["position"], 0))),
         ("value is not finite", _mask(pc.invert(pc.is_finite(flat["value"])))),
         ("propensity outside (0, 1]", _outside(flat["propensity"])),
+        ("slot or fact without the action `state`", said & ~stated),
+        ("action `state` without a slot", stated & _mask(pc.is_null(flat["slot"]))),
+        ("unknown fact_source", stated & ~_mask(_is_source(flat["fact_source"]))),
+        (f"fact is no JSON or over {MAX_FACT_BYTES} bytes", _no_json(flat["fact"])),
+        ("valid_until not after ts", stated & (0 <= until) & (until <= ts)),
     ]
     masks = [mask for _, mask in rules]
     return np.select(masks, [np.asarray(name) for name, _ in rules], default=np.asarray(""))
 
 
-_IDS = ("user_id", "event_id", "item_id", "session_id", "request_id")
+_IDS = ("user_id", "event_id", "item_id", "session_id", "request_id", "slot")
+_WITHOUT_ITEM = ("search", STATE)
 
 
 def _mask(condition: pa.ChunkedArray) -> NDArray[np.bool_]:
@@ -233,6 +253,26 @@ def _bad_id(column: pa.ChunkedArray) -> NDArray[np.bool_]:
     sized = pc.and_(pc.greater(length, 0), pc.less_equal(length, MAX_ID_BYTES))
     # The zero byte parts user and event in the key of an event.
     return _mask(pc.or_(pc.invert(sized), pc.match_substring(column, "\0")))
+
+
+def _is_source(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whether a source is known; a fact without one is explicit."""
+    return pc.or_(pc.is_null(column), pc.is_in(column, value_set=pa.array(FACT_SOURCES)))
+
+
+def _no_json(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Facts are few: each is parsed."""
+    wrong = _mask(pc.greater(pc.binary_length(column), MAX_FACT_BYTES))
+    for row in np.flatnonzero(_mask(pc.is_valid(column)) & ~wrong):
+        try:
+            json.loads(column[row].as_py(), parse_constant=_refuse)
+        except ValueError:
+            wrong[row] = True
+    return wrong
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _outside(column: pa.ChunkedArray) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ from models.catalogue import Catalogue
 from models.events import POLARITY
 from models.features import FeatureConfig, PopularityTable, UserSide, context_codes, user_side
 from models.mapping import CONTEXT
-from models.memory import Histories, Popularity, ViewSpec
+from models.memory import Histories, MemorySpec, Popularity
 
 Ints = NDArray[np.int64]
 
@@ -98,10 +98,10 @@ class Examples:
         histories: Histories,
         catalogue: Catalogue,
         features: FeatureConfig,
-        view: ViewSpec,
+        memory: MemorySpec,
     ) -> None:
         self.requests, self.histories, self.catalogue = requests, histories, catalogue
-        self.features, self.view = features, view
+        self.features, self.memory = features, memory
         self.places = catalogue.places(histories.interactions["item"])
         self.item_memory = fold_popularity(histories, self.places, len(catalogue))
         self.popularity = PopularityTable(self.item_memory, features.popularity_half_lives)
@@ -116,7 +116,7 @@ class Examples:
         requests = self.requests
         now = requests.as_of_ms[rows]
         users = requests.user[rows] if memory_of is None else memory_of
-        ring = self.histories.ring_rows(users, now, self.features.history)
+        ring = self.histories.ring_rows(users, now, self.memory.state, self.features.history)
         interactions = self.histories.interactions[ring]
         interactions[ring < 0] = 0
         return user_side(
@@ -126,7 +126,7 @@ class Examples:
             session=requests.session[rows],
             long=requests.long[rows],
             context=requests.context[rows],
-            view=self.view,
+            view=self.memory.view,
             levels=self.features.levels,
         )
 

@@ -29,7 +29,7 @@ from models.events import ACTIONS, REQUIRED, SCHEMA, validate
 
 ITEM, CONTEXT = "item_", "context_"
 _FIELD = r"[a-z][a-z0-9_]*"
-_TIMES = ("ts", "arrived_at")
+_TIMES = ("ts", "arrived_at", "valid_until")
 _NUMBERS = {"position": pl.Int32, "value": pl.Float32, "propensity": pl.Float32}
 
 
@@ -200,7 +200,7 @@ def map_rows(
         else:
             columns[name] = as_text(raw)
         # A required time speaks for itself; anything else that was lost is told here.
-        if name in _NUMBERS or name == "arrived_at":
+        if name in _NUMBERS or name in ("arrived_at", "valid_until"):
             lost = raw.is_not_null() & columns[name].is_null()
             reason = _where(lost & reason.is_null(), f"{name} cannot be read", reason)
     columns["action"] = _actions(columns.get("action"), source, len(frame))

@@ -1,8 +1,8 @@
 """From the events of some users to their histories and to the requests made of them.
 
 A request is a moment at which something was wanted (`as_of`), and what came of it. It sees exactly
-the events that had *arrived* strictly before that moment, through the same `fold` and `view` that
-serve a live request. All here is on one part of the users; every user lies in one part.
+the events that had *arrived* strictly before that moment, read by the same function of memory that
+serves a live request. All here is on one part of the users; every user lies in one part.
 """
 
 from __future__ import annotations
@@ -16,21 +16,25 @@ from typing import Annotated, Literal
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from models.config import Config
-from models.events import ACTIONS, INTERACTION, Interests, encode
+from models.events import ACTIONS, INTERACTION, STATE, Interests, encode
 from models.mapping import CONTEXT
 from models.memory import (
+    Fact,
     Histories,
     MemorySpec,
+    StateSpec,
     fold,
     user_feature_names,
     user_features,
-    view,
+    views,
 )
 from models.memory import encode as encode_state
+from models.memory.facts import facts_of
 from models.memory.sessions import starts
 
 SPLITS = ("train", "validate", "test")
@@ -112,6 +116,8 @@ class Part:
     """A row per user: `user_id`, the history as lists, the bytes of its state."""
     requests: pa.Table
     """A row per request, in `request_schema`."""
+    num_facts: int
+    """Events that say a fact: kept in the states, and no part of the histories."""
     num_duplicates: int
     num_late: int
     """Events that arrived after a younger one of the same user."""
@@ -131,23 +137,36 @@ def partition(
         interests: item keys to interest buckets; a catalogue's.
     """
     distinct = _distinct(events)
-    records = encode(distinct, interests)
+    num_duplicates = len(events) - len(distinct)
     users, codes = _users(distinct)
+    says = pc.equal(distinct["action"], STATE)
+    facts = _facts(distinct.filter(says), codes[np.asarray(says)], len(users))
+    done, codes = distinct.filter(pc.invert(says)), codes[~np.asarray(says)]
+    records = encode(done, interests)
     order = np.lexsort((records["event"], records["ts"], codes))
-    distinct = distinct.take(pa.array(order))
+    done = done.take(pa.array(order))
     histories = Histories(
         users=users,
         offsets=np.searchsorted(codes, np.arange(len(users) + 1)).astype(np.int64),
         interactions=records[order],
-        arrived=distinct["arrived_at"].cast(pa.int64()).to_numpy(),
+        arrived=done["arrived_at"].cast(pa.int64()).to_numpy(),
     )
     return Part(
         histories=histories,
-        users=_user_table(histories, memory),
-        requests=_request_table(histories, distinct, requests, memory),
-        num_duplicates=len(events) - len(distinct),
+        users=_user_table(histories, facts, memory.state),
+        requests=_request_table(histories, done, requests, memory),
+        num_facts=len(distinct) - len(done),
+        num_duplicates=num_duplicates,
         num_late=_num_late(histories),
     )
+
+
+def _facts(said: pa.Table, codes: NDArray[np.int64], num_users: int) -> list[list[Fact]]:
+    """What each user said."""
+    found: list[list[Fact]] = [[] for _ in range(num_users)]
+    for user, fact in zip(codes.tolist(), facts_of(said), strict=True):
+        found[user].append(fact)
+    return found
 
 
 def _distinct(events: pa.Table) -> pa.Table:
@@ -178,12 +197,12 @@ def _num_late(histories: Histories) -> int:
     return num
 
 
-def _user_table(histories: Histories, memory: MemorySpec) -> pa.Table:
+def _user_table(histories: Histories, facts: list[list[Fact]], spec: StateSpec) -> pa.Table:
     offsets = histories.offsets
-    pairs = pairwise(offsets.tolist())
+    pairs = zip(pairwise(offsets.tolist()), facts, strict=True)
     states = [
-        encode_state(fold(histories.interactions[low:high], memory.state), memory.state)
-        for low, high in pairs
+        encode_state(fold(histories.interactions[low:high], spec, said), spec)
+        for (low, high), said in pairs
     ]
     columns = {
         name: _lists(offsets, pa.array(histories.interactions[name]))
@@ -313,15 +332,8 @@ def _features(
     as_of: NDArray[np.int64],
     memory: MemorySpec,
 ) -> pa.FixedSizeListArray:
-    """`(R, F)` as a fixed-size list column: the online functions, one request at a time."""
+    """`(R, F)` as a fixed-size list column."""
     width = len(user_feature_names(memory))
-    rows = np.zeros((len(users), width), np.float32)
-    before: tuple[int, int] | None = None
-    for place, (user, moment) in enumerate(zip(users.tolist(), as_of.tolist(), strict=True)):
-        if (user, moment) == before:  # many events of one second are one moment
-            rows[place] = rows[place - 1]
-            continue
-        state = fold(histories.seen(user, moment), memory.state)
-        rows[place] = user_features(view(state, now_ms=moment, spec=memory))
-        before = (user, moment)
-    return pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), width)
+    rows = [user_features(many) for many in views(histories, users, as_of, spec=memory)]
+    flat = np.concatenate(rows).ravel() if rows else np.zeros(0, np.float32)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), width)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -135,6 +135,13 @@ class Event(Body):
     value: Finite | None = None
     surface: Text | None = None
     propensity: Finite | None = None
+    slot: str | None = None
+    """What a fact is about, with the action `state`: a preference or a constraint."""
+    fact: str | None = None
+    """The slot's value as JSON text; left out: the slot is withdrawn."""
+    fact_source: Literal["inferred", "observed", "explicit"] | None = None
+    """Who says it; left out: the user did."""
+    valid_until: Time | None = None
 
 
 class EventsRequest(Body):

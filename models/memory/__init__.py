@@ -5,18 +5,23 @@
 """
 
 from models.memory.codec import decode, encode
+from models.memory.facts import EMPTY_FACTS, Fact, Source
 from models.memory.histories import Histories
 from models.memory.popularity import Popularity
-from models.memory.spec import MemorySpec, StateSpec, TileLevel, ViewSpec
+from models.memory.spec import MemorySpec, RateSpec, StateSpec, TileLevel, ViewSpec
 from models.memory.state import EMPTY, State, fold, lift, merge, update
-from models.memory.view import MemoryView, user_feature_names, user_features, view
+from models.memory.view import MemoryView, user_feature_names, user_features, view, views
 
 __all__ = [
     "EMPTY",
+    "EMPTY_FACTS",
+    "Fact",
     "Histories",
     "MemorySpec",
     "MemoryView",
     "Popularity",
+    "RateSpec",
+    "Source",
     "State",
     "StateSpec",
     "TileLevel",
@@ -30,4 +35,5 @@ __all__ = [
     "user_feature_names",
     "user_features",
     "view",
+    "views",
 ]

@@ -1,37 +1,48 @@
-"""Versioned bytes of a state: header, ring columns, tile columns, checksum.
+"""Versioned bytes of a state: header, rings, tiles, facts, checksum.
 
-Layout of version 1, little-endian: `b"EBB"`, version `u8`, digest of the `StateSpec` (8 bytes),
-number of ring records `u16`, number of tiles `u32`, the records, the tiles, CRC-32 of all before.
+Layout of version 2, little-endian: `b"EBB"`, version `u8`, digest of the `StateSpec` (8 bytes),
+the three rings and the tiles, the facts, CRC-32 of all before. An array is its length `u32`, a bit
+per byte of a record, set where that byte differs between records, the bytes that do not, and then
+the others, byte by byte for all records. Sorted times and small counts have many bytes that never
+differ; nothing else is squeezed, so the bytes are the same on every machine and with every library.
+
+Version 1 had the ring and the tiles only, as they lie in memory: such states are still read.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+import models.memory.facts as facts
+import models.memory.ring as ring
 from models.events import INTERACTION
 from models.memory.spec import StateSpec
 from models.memory.state import State
 from models.memory.tiles import TILE
 
-VERSION = 1
+VERSION = 2
 _MAGIC = b"EBB"
-_HEADER = struct.Struct("<3sB8sHI")
+_HEADER = struct.Struct("<3sB8s")
+_LENGTH = struct.Struct("<I")
+_LENGTHS_V1 = struct.Struct("<HI")
 _CHECK = struct.Struct("<I")
 
 
 def encode(state: State, spec: StateSpec) -> bytes:
     """The one byte string of a state: equal states have equal bytes."""
-    digest = bytes.fromhex(spec.digest())
-    header = _HEADER.pack(_MAGIC, VERSION, digest, len(state.ring), len(state.tiles))
-    body = header + state.ring.tobytes() + state.tiles.tobytes()
+    arrays = (state.ring, state.shown, state.refused, state.tiles)
+    header = _HEADER.pack(_MAGIC, VERSION, bytes.fromhex(spec.digest()))
+    body = b"".join([header, *map(_pack, arrays), facts.to_bytes(state.facts)])
     return body + _CHECK.pack(zlib.crc32(body))
 
 
 def decode(blob: bytes | memoryview, spec: StateSpec) -> State:
-    """The state behind `encode`'s bytes.
+    """The state behind the bytes of `encode`, of this version or an older one.
 
     Raises:
         ValueError: for bytes that are damaged, of an unknown version, or of another spec.
@@ -39,21 +50,78 @@ def decode(blob: bytes | memoryview, spec: StateSpec) -> State:
     blob = bytes(blob)
     if len(blob) < _HEADER.size + _CHECK.size or not blob.startswith(_MAGIC):
         raise ValueError(f"not a memory state: {len(blob)} bytes beginning {blob[:4]!r}")
-    _, version, digest, num_ring, num_tiles = _HEADER.unpack_from(blob)
-    if version != VERSION:
+    _, version, digest = _HEADER.unpack_from(blob)
+    if version not in _READERS:
         raise ValueError(
-            f"memory state of version {version}; this release reads version {VERSION}. "
+            f"memory state of version {version}; this release reads version 1 to {VERSION}. "
             "Rebuild the memory from its events, or run the release that wrote it."
         )
-    body, check = blob[: -_CHECK.size], _CHECK.unpack(blob[-_CHECK.size :])[0]
-    size = _HEADER.size + num_ring * INTERACTION.itemsize + num_tiles * TILE.itemsize
-    if len(body) != size or zlib.crc32(body) != check:
-        raise ValueError("memory state is damaged: its length or checksum does not fit")
+    body = blob[: -_CHECK.size]
+    if zlib.crc32(body) != _CHECK.unpack(blob[-_CHECK.size :])[0]:
+        raise ValueError("memory state is damaged: its checksum does not fit")
     if digest.hex() != spec.digest():
         raise ValueError(
             f"memory state was kept under spec {digest.hex()}, not {spec.digest()}. "
             "Rebuild the memory with `python -m jobs.prepare`, or restore the old spec."
         )
-    ring = np.frombuffer(body, INTERACTION, num_ring, _HEADER.size)
-    offset = _HEADER.size + ring.nbytes
-    return State(ring, np.frombuffer(body, TILE, num_tiles, offset))
+    try:
+        return _READERS[version](body)
+    except (ValueError, struct.error) as error:
+        raise ValueError(f"memory state is damaged: {error}") from error
+
+
+def _read_v1(body: bytes) -> State:
+    num_ring, num_tiles = _LENGTHS_V1.unpack_from(body, _HEADER.size)
+    place = _HEADER.size + _LENGTHS_V1.size
+    end = place + num_ring * INTERACTION.itemsize
+    if len(body) != end + num_tiles * TILE.itemsize:
+        raise ValueError(f"{len(body)} bytes for {num_ring} events and {num_tiles} tiles")
+    kept = np.frombuffer(body, INTERACTION, num_ring, place)
+    return State(kept, ring.empty(), ring.empty(), np.frombuffer(body, TILE, num_tiles, end))
+
+
+def _read_v2(body: bytes) -> State:
+    kept, place = _unpack(body, _HEADER.size, INTERACTION)
+    shown, place = _unpack(body, place, INTERACTION)
+    refused, place = _unpack(body, place, INTERACTION)
+    counted, place = _unpack(body, place, TILE)
+    return State(kept, shown, refused, counted, facts.from_bytes(body[place:]))
+
+
+_READERS = {1: _read_v1, 2: _read_v2}
+
+
+def _pack(array: NDArray[np.void]) -> bytes:
+    num = len(array)
+    if not num:
+        return _LENGTH.pack(0)
+    columns = np.ascontiguousarray(array).view(np.uint8).reshape(num, -1).T
+    differs = (columns[:, 1:] != columns[:, :1]).any(axis=1)
+    return b"".join(
+        [
+            _LENGTH.pack(num),
+            np.packbits(differs).tobytes(),
+            columns[~differs, 0].tobytes(),
+            columns[differs].tobytes(),
+        ]
+    )
+
+
+def _unpack(body: bytes, place: int, dtype: np.dtype[Any]) -> tuple[NDArray[np.void], int]:
+    """The array that begins at `place`, and where it ends."""
+    (num,) = _LENGTH.unpack_from(body, place)
+    place += _LENGTH.size
+    if not num:
+        return np.zeros(0, dtype), place
+    width = dtype.itemsize
+    bits = np.frombuffer(body, np.uint8, -(-width // 8), place)
+    differs = np.unpackbits(bits, count=width).astype(bool)
+    place += len(bits)
+    num_same, num_other = int((~differs).sum()), int(differs.sum())
+    same = np.frombuffer(body, np.uint8, num_same, place)
+    place += num_same
+    other = np.frombuffer(body, np.uint8, num_other * num, place)
+    columns = np.empty((num, width), np.uint8)
+    columns[:, ~differs] = same
+    columns[:, differs] = other.reshape(num_other, num).T
+    return columns.reshape(-1).view(dtype), place + len(other)

@@ -7,12 +7,18 @@ the events that had *arrived* strictly before t.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.events import INTERACTION, Interactions
+from models.memory.ring import IMPRESSION
+from models.memory.segments import lower_bound
+from models.memory.spec import StateSpec
+
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -61,37 +67,50 @@ class Histories:
         return self.interactions[low:high][self.arrived[low:high] < as_of_ms]
 
     def ring_rows(
-        self, users: NDArray[np.int64], as_of_ms: NDArray[np.int64], capacity: int
-    ) -> NDArray[np.int64]:
-        """`(B, capacity)` rows of `interactions` in each request's ring, newest last, -1 before.
+        self, users: Ints, as_of_ms: Ints, spec: StateSpec, num: int | None = None
+    ) -> Ints:
+        """`(B, num)` rows of `interactions` in each request's ring, newest last, -1 before.
 
         The same events as the ring of the state folded from `seen`; -1 as user means no history.
+
+        Args:
+            num: how many of the ring's newest; by default all, `spec.ring`.
         """
-        rows = np.full((len(users), capacity), -1, np.int64)
+        num = min(num or spec.ring, spec.ring)
+        in_ring = self._in_ring(spec)
+        rows = np.full((len(users), num), -1, np.int64)
         known = np.flatnonzero(users >= 0)
         low = self.offsets[users[known]]
-        high = low + self._num_arrived(users[known], as_of_ms[known])
-        recent = high[:, None] - np.arange(capacity, 0, -1)
-        rows[known] = np.where(recent < low[:, None], -1, recent)
+        high = low + self.num_arrived(users[known], as_of_ms[known])
+        first, last = (np.searchsorted(in_ring, edge)[:, None] for edge in (low, high))
+        recent = last - np.arange(num, 0, -1)
+        inside = recent >= first
+        found = np.full(recent.shape, -1, np.int64)
+        found[inside] = in_ring[recent[inside]]
+        rows[known] = found
         for place in known[self.late[users[known]]]:
-            first, last = self.offsets[users[place]], self.offsets[users[place] + 1]
-            seen = first + np.flatnonzero(self.arrived[first:last] < as_of_ms[place])
+            ours = slice(*np.searchsorted(in_ring, self.offsets[users[place] : users[place] + 2]))
+            seen = in_ring[ours][self.arrived[in_ring[ours]] < as_of_ms[place]][-num:]
             rows[place] = -1
-            rows[place, capacity - min(capacity, len(seen)) :] = seen[-capacity:]
+            rows[place, num - len(seen) :] = seen
         return rows
 
-    def _num_arrived(
-        self, users: NDArray[np.int64], as_of_ms: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """`(B,)` events arrived before each as-of: one binary search, many segments at a time."""
-        low, high = self.offsets[users].copy(), self.offsets[users + 1].copy()
-        while (open_ := low < high).any():
-            middle = (low + high) // 2
-            before = open_.copy()
-            before[open_] = self.arrived[middle[open_]] < as_of_ms[open_]
-            low = np.where(before, middle + 1, low)
-            high = np.where(open_ & ~before, middle, high)
-        return low - self.offsets[users]
+    def _in_ring(self, spec: StateSpec) -> Ints:
+        """Rows of all interactions that go into a ring."""
+        return self._not_shown if spec.shown else self._all
+
+    @cached_property
+    def _all(self) -> Ints:
+        return np.arange(len(self.interactions))
+
+    @cached_property
+    def _not_shown(self) -> Ints:
+        return np.flatnonzero(self.interactions["action"] != IMPRESSION)
+
+    def num_arrived(self, users: Ints, as_of_ms: Ints) -> Ints:
+        """`(B,)` events arrived before each as-of, for users without late arrivals."""
+        low, high = self.offsets[users], self.offsets[users + 1]
+        return lower_bound(self.arrived, low, high, as_of_ms) - low
 
     def to_table(self) -> pa.Table:
         """One row per interaction, user after user.

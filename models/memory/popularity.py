@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.config import DAY_MS
-from models.memory.view import decay
+from models.memory.kernels import exponential
 
 
 @dataclass(frozen=True)
@@ -62,5 +62,5 @@ class Popularity:
         today = now_ms // DAY_MS
         before = self.counts[: max(today - self.first_day, 0)]
         ages = np.asarray(today - (self.first_day + np.arange(len(before)) + 0.5), np.float64)
-        weights = np.stack([decay(ages, half_life) for half_life in half_lives_ms])
+        weights = np.stack([exponential(ages, half_life) for half_life in half_lives_ms])
         return (weights @ before).T.astype(np.float32)

@@ -1,10 +1,14 @@
-"""The ring: the last N interactions by `(ts, event)`. Union, keep the top N."""
+"""Rings: the last N interactions of one kind by `(ts, event)`. Union, keep the top N."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from models.events import INTERACTION, Interactions
+from models.events import ACTIONS, INTERACTION, POLARITY, STATE, Interactions
+from models.memory.spec import StateSpec
+
+IMPRESSION = ACTIONS["impression"].code
 
 
 def canonical(interactions: Interactions) -> Interactions:
@@ -14,10 +18,10 @@ def canonical(interactions: Interactions) -> Interactions:
         ValueError: when two records are of one event; a store or a batch build removes
             duplicates before memory sees them.
     """
-    order = np.lexsort((interactions["event"], interactions["ts"]))
-    ordered = interactions[order]
+    ordered = interactions[np.lexsort((interactions["event"], interactions["ts"]))]
     # Keys are compared over the whole set: a repeated event may carry another time.
-    if len(np.unique(ordered["event"])) != len(ordered):
+    keys = np.sort(ordered["event"])
+    if (keys[1:] == keys[:-1]).any():
         raise ValueError(
             "an event occurs twice; memory is over distinct events, so remove duplicates by "
             "(user_id, event_id) first"
@@ -36,4 +40,26 @@ def merge(a: Interactions, b: Interactions, *, capacity: int) -> Interactions:
     Raises:
         ValueError: when both hold the same event.
     """
+    if not len(a) or not len(b):
+        return a if len(a) else b
     return canonical(np.concatenate([a, b]))[-capacity:]
+
+
+def is_shown(interactions: Interactions, spec: StateSpec) -> NDArray[np.bool_]:
+    """`(N,)` which interactions are impressions that a spec keeps apart from the ring."""
+    if not spec.shown:
+        return np.zeros(len(interactions), bool)
+    apart: NDArray[np.bool_] = interactions["action"] == IMPRESSION
+    return apart
+
+
+def is_refused(interactions: Interactions) -> NDArray[np.bool_]:
+    """`(N,)` which interactions say no."""
+    refused: NDArray[np.bool_] = POLARITY[interactions["action"]] < 0
+    return refused
+
+
+def without_facts(interactions: Interactions) -> Interactions:
+    """All but the records of events that say a fact: those are no interactions."""
+    said = interactions["action"] == ACTIONS[STATE].code
+    return interactions[~said] if said.any() else interactions

@@ -52,6 +52,11 @@ def ranks(
 ) -> NDArray[np.int16]:
     """`(..., N)`: 0 in the session going on, 1 in the one before it, and so on."""
     begins = starts(interactions, gap_ms)
-    later = np.cumsum(begins[..., ::-1], axis=-1, dtype=np.int16)[..., ::-1] - begins
     current = is_current(interactions, now_ms=now_ms, session=session, gap_ms=gap_ms)
+    return ranked(begins, current)
+
+
+def ranked(begins: NDArray[np.bool_], current: NDArray[np.bool_]) -> NDArray[np.int16]:
+    """The same from `starts` `(..., N)` and `is_current` `(...)`."""
+    later = np.cumsum(begins[..., ::-1], axis=-1, dtype=np.int16)[..., ::-1] - begins
     return np.asarray(later + np.where(current, 0, 1)[..., None], np.int16)

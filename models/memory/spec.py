@@ -5,11 +5,12 @@ Only the first shapes stored bytes: changing it needs a rebuild. The second can 
 
 from __future__ import annotations
 
+import functools
 from itertools import pairwise
 
 from pydantic import Field, field_validator, model_validator
 
-from models.config import DAY_MS, Config, Duration
+from models.config import DAY_MS, Config, Duration, digest_of
 from models.events import ACTIONS
 
 HOUR_MS = 3_600_000
@@ -27,6 +28,13 @@ class StateSpec(Config):
 
     ring: int = Field(128, gt=0, le=4096)
     """Number of single interactions kept in order."""
+    shown: int = Field(64, ge=0, le=4096)
+    """Number of impressions kept apart, so that what was merely shown pushes nothing out of the
+    ring. 0: they stand in the ring like everything else."""
+    refused: int = Field(32, ge=0, le=4096)
+    """Number of refusals (negative polarity) kept beyond the ring, so that a pause outlasts it."""
+    facts: int = Field(8, gt=0, le=4096)
+    """Number of facts kept of each slot and source."""
     num_interests: int = Field(64, ge=2, le=4096)
     """Interest buckets, bucket 0 (unknown) included."""
     levels: tuple[TileLevel, ...] = (
@@ -37,10 +45,17 @@ class StateSpec(Config):
     )
     """Tile resolutions, fine to coarse."""
 
+    def digest(self) -> str:
+        """Sixteen hex digits of all that shapes stored bytes.
+
+        A field that came later counts only where it is used, so that older states stay readable.
+        """
+        return _digest(self)
+
     @model_validator(mode="after")
     def _nested(self) -> StateSpec:
-        if not 0 < len(self.levels) < 16:
-            raise ValueError("levels: between 1 and 15 are possible")
+        if not 0 < len(self.levels) <= 8:
+            raise ValueError("levels: between 1 and 8 are possible")
         for fine, coarse in pairwise(self.levels):
             if coarse.hop % fine.hop:
                 raise ValueError(f"levels: hop {coarse.hop} ms is no multiple of {fine.hop} ms")
@@ -52,12 +67,63 @@ class StateSpec(Config):
         return self
 
 
+_BEFORE = {"shown": 0, "refused": 0, "facts": 8}
+"""What states were kept with before a field of `StateSpec` was there."""
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(spec: StateSpec) -> str:
+    same = {name for name, value in _BEFORE.items() if getattr(spec, name) == value}
+    return digest_of(spec.model_dump(mode="json", exclude=same))
+
+
+class RateSpec(Config):
+    """A share of decayed counts: hits among tries, drawn to a prior where little was tried."""
+
+    name: str = Field(pattern="^[a-z][a-z0-9_]*$")
+    hits: tuple[str, ...]
+    """Actions that count as success; they should be among the tries."""
+    tries: tuple[str, ...] = Field(min_length=1)
+    half_life: Duration = Field(90 * DAY_MS, gt=0)
+    prior: float = Field(0.5, ge=0, le=1)
+    """The share of one of whom nothing is known."""
+    strength: float = Field(4.0, gt=0)
+    """Tries that the prior is worth: (hits + strength x prior) / (tries + strength)."""
+
+
+class PowerSpec(Config):
+    """Decay by the power law, `((age + floor) / floor)^-exponent`."""
+
+    exponent: float = Field(0.5, gt=0)
+    floor: Duration = Field(HOUR_MS, gt=0)
+
+
+class JumpSpec(Config):
+    """What an event of interest brings: `size` more events, half of them within the half-life."""
+
+    size: float = Field(ge=0, lt=1)
+    half_life: Duration = Field(gt=0)
+
+
+class HawkesSpec(Config):
+    """A self-exciting process: events a day by themselves, and those that events bring."""
+
+    base: float = Field(0.01, ge=0)
+    jumps: tuple[JumpSpec, ...] = (
+        JumpSpec(size=0.5, half_life=HOUR_MS),
+        JumpSpec(size=0.3, half_life=30 * DAY_MS),
+    )
+
+
 class ViewSpec(Config):
     """The reading of a memory; no replay is needed after a change."""
 
     actions: tuple[str, ...] = ("purchase", "cancel")
     """The actions counted one by one; others still count in recency and sessions."""
     half_lives: tuple[Duration, ...] = (DAY_MS, 7 * DAY_MS, 30 * DAY_MS, 180 * DAY_MS)
+    power: PowerSpec = PowerSpec()
+    hawkes: HawkesSpec = HawkesSpec()
+    rates: tuple[RateSpec, ...] = ()
     fast: Duration = Field(14 * DAY_MS, gt=0)
     """Half-life of the fast interest profile, against `slow` for drift."""
     slow: Duration = Field(180 * DAY_MS, gt=0)
@@ -70,8 +136,11 @@ class ViewSpec(Config):
     @classmethod
     def _known(cls, actions: tuple[str, ...]) -> tuple[str, ...]:
         unknown = [name for name in actions if name not in ACTIONS]
-        if unknown or not actions:
-            raise ValueError(f"actions: unknown {unknown}; the vocabulary is {sorted(ACTIONS)}")
+        if unknown or not actions or len(set(actions)) < len(actions):
+            raise ValueError(
+                f"actions: distinct ones are needed; unknown {unknown}; the vocabulary is "
+                f"{sorted(ACTIONS)}"
+            )
         return actions
 
     @field_validator("half_lives")

@@ -4,17 +4,12 @@ A tile is a record `(key, count)`; the key packs level, tile index, action and i
 sorted keys are sorted tiles and equal keys add. Pruning keeps, per level, the tiles within `keep`
 of that level's newest. That is a function of the multiset of events alone, so any order and any
 split of the events give the same bytes.
-
-Reading takes each event once, at the finest level that still has it: the count of a coarse tile
-less that of the finer tiles inside it is what the fine level has forgotten.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from models.events import Interactions
 from models.memory.spec import StateSpec
@@ -25,8 +20,9 @@ Tiles = NDArray[np.void]
 _INTEREST_BITS = 16
 _ACTION_BITS = 8
 _INDEX_BITS = 36
-_CELL_BITS = _INTEREST_BITS + _ACTION_BITS
-_LEVEL_SHIFT = _CELL_BITS + _INDEX_BITS
+CELL_BITS = _INTEREST_BITS + _ACTION_BITS
+_LEVEL_SHIFT = CELL_BITS + _INDEX_BITS
+Ints = NDArray[np.int64]
 
 
 def empty() -> Tiles:
@@ -41,15 +37,11 @@ def fold(interactions: Interactions, spec: StateSpec) -> Tiles:
         ValueError: when an interaction does not fit into the key of a tile.
     """
     _check(interactions, spec)
-    cell = interactions["action"].astype(np.uint64) << np.uint64(_INTEREST_BITS)
-    cell |= interactions["interest"].astype(np.uint64)
+    cell = cells(interactions)
     keys = [
-        _level_bits(level)
-        | ((interactions["ts"] // tile.hop).astype(np.uint64) << np.uint64(_CELL_BITS))
-        | cell
-        for level, tile in enumerate(spec.levels)
+        pack(level, interactions["ts"] // tile.hop, cell) for level, tile in enumerate(spec.levels)
     ]
-    unique, counts = np.unique(np.concatenate(keys), return_counts=True)
+    unique, counts = np.unique(np.concatenate(keys).view(np.uint64), return_counts=True)
     tiles = np.zeros(len(unique), TILE)
     tiles["key"], tiles["count"] = unique, counts
     return _prune(tiles, spec)
@@ -72,6 +64,8 @@ def _check(interactions: Interactions, spec: StateSpec) -> None:
 
 def merge(a: Tiles, b: Tiles, spec: StateSpec) -> Tiles:
     """The sum of both, pruned."""
+    if not len(a) or not len(b):
+        return a if len(a) else b
     unique, where = np.unique(np.concatenate([a["key"], b["key"]]), return_inverse=True)
     tiles = np.zeros(len(unique), TILE)
     tiles["key"] = unique
@@ -80,80 +74,38 @@ def merge(a: Tiles, b: Tiles, spec: StateSpec) -> Tiles:
 
 
 def _prune(tiles: Tiles, spec: StateSpec) -> Tiles:
-    kept = [
-        part[_index(part) > _newest(part) - level.keep]
-        for part, level in zip(_by_level(tiles, spec), spec.levels, strict=True)
-    ]
-    return np.concatenate(kept)
+    level, index, _ = unpack(tiles["key"])
+    keep = np.array([tile.keep for tile in spec.levels])
+    kept: Tiles = tiles[index > (newest(level, index, spec) - keep)[level]]
+    return kept
 
 
-def _level_bits(level: int) -> np.uint64:
-    return np.uint64(level << _LEVEL_SHIFT)
+def cells(interactions: Interactions) -> Ints:
+    """`(N,)` action and interest of each in one number."""
+    cell: Ints = interactions["action"].astype(np.int64) << _INTEREST_BITS
+    cell |= interactions["interest"]
+    return cell
 
 
-def _by_level(tiles: Tiles, spec: StateSpec) -> list[Tiles]:
-    """The tiles a level at a time. Every level has some, or none has: each keeps its newest."""
-    edges = [_level_bits(level) for level in range(1, len(spec.levels))]
-    return np.split(tiles, np.searchsorted(tiles["key"], edges))
+def pack(level: ArrayLike, index: Ints, cell: Ints) -> Ints:
+    """The keys of tiles; they sort by level, then index, then cell."""
+    # Levels stay below 8 in a signed number; the spec says so.
+    return (np.asarray(level, np.int64) << _LEVEL_SHIFT) | (index << CELL_BITS) | cell
 
 
-def _index(part: Tiles) -> NDArray[np.int64]:
-    index = (part["key"] >> np.uint64(_CELL_BITS)) & np.uint64((1 << _INDEX_BITS) - 1)
-    return index.astype(np.int64)
+def unpack(keys: NDArray[np.uint64]) -> tuple[Ints, Ints, Ints]:
+    """Level, index and cell of each key."""
+    signed = keys.view(np.int64) if keys.flags.c_contiguous else keys.astype(np.int64)
+    index = (signed >> CELL_BITS) & ((1 << _INDEX_BITS) - 1)
+    return signed >> _LEVEL_SHIFT, index, signed & ((1 << CELL_BITS) - 1)
 
 
-def _newest(part: Tiles) -> int:
-    """The highest tile index of one level; keys are sorted, so it is the last."""
-    return int(_index(part[-1:])[0]) if len(part) else 0
+def uncell(cell: Ints) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    """The reverse of `cells`: action and interest."""
+    interest = cell & ((1 << _INTEREST_BITS) - 1)
+    return (cell >> _INTEREST_BITS).astype(np.uint8), interest.astype(np.uint16)
 
 
-@dataclass(frozen=True)
-class Atoms:
-    """Every counted event once: `count` events of `action` and `interest` between two times.
-
-    All fields are `(M,)`; `start` and `end` in milliseconds.
-    """
-
-    start: NDArray[np.int64]
-    end: NDArray[np.int64]
-    action: NDArray[np.uint8]
-    interest: NDArray[np.uint16]
-    count: NDArray[np.int64]
-
-    def age_days(self, now_ms: int) -> NDArray[np.float64]:
-        """Age of each atom's middle, in days, never below zero.
-
-        A tile that holds the present ends at the present: nothing in it is younger.
-        """
-        middle = (self.start + np.minimum(self.end, max(now_ms, 0))) / 2
-        return np.maximum(now_ms - middle, 0.0) / 86_400_000
-
-
-def atoms(tiles: Tiles, spec: StateSpec) -> Atoms:
-    """The tiles as disjoint atoms; their counts add up to those of the coarsest level."""
-    columns: list[list[NDArray[np.int64]]] = [[], [], [], []]
-    finer: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None = None
-    cut = np.iinfo(np.int64).max  # finer levels hold every event at or after the cut
-    for part, level in zip(_by_level(tiles, spec), spec.levels, strict=True):
-        index = _index(part)
-        cell = (part["key"] & np.uint64((1 << _CELL_BITS) - 1)).astype(np.int64)
-        total = part["count"].astype(np.int64)
-        left = total.copy()
-        if finer is not None:
-            start, fine_cell, fine_total = finer
-            parents = ((start // level.hop) << _CELL_BITS) | fine_cell
-            # The spec makes coarse levels reach further back, so each parent is there.
-            np.subtract.at(left, np.searchsorted((index << _CELL_BITS) | cell, parents), fine_total)
-        end = np.minimum((index + 1) * level.hop, cut)
-        for column, values in zip(columns, (index * level.hop, end, cell, left), strict=True):
-            column.append(values[left > 0])
-        finer = (index * level.hop, cell, total)
-        cut = (_newest(part) - level.keep + 1) * level.hop
-    start, end, cell, count = (np.concatenate(column) for column in columns)
-    return Atoms(
-        start=start,
-        end=end,
-        action=(cell >> _INTEREST_BITS).astype(np.uint8),
-        interest=(cell & ((1 << _INTEREST_BITS) - 1)).astype(np.uint16),
-        count=count,
-    )
+def newest(level: Ints, index: Ints, spec: StateSpec) -> Ints:
+    """`(L,)` the highest index of each level; sorted tiles have it last. Every level has some."""
+    return index[np.searchsorted(level, np.arange(1, len(spec.levels) + 1)) - 1]

@@ -1,60 +1,76 @@
-"""The reading of a memory at one moment: pure, and `now` is always an argument.
+"""The reading of memories at a moment each: pure, and `now` is always an argument.
 
 Decay belongs to the reading. A counter that sees no events still falls, a half-life can change
-without replay, and equal states give equal floats, bit for bit.
+without replay, and equal states give equal floats, bit for bit. `view` reads one memory, `views`
+many point-in-time readings of stored histories; both are the same function of atoms.
+
+B readings; A: `ViewSpec.actions`; H: `ViewSpec.half_lives`; K: interest buckets; L: the ring.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import models.memory.sessions as sessions
 from models.config import DAY_MS, format_duration
-from models.events import ACTIONS, POLARITY, Interactions
-from models.memory.spec import MemorySpec, ViewSpec
+from models.events import INTERACTION, Interactions
+from models.memory.atoms import Atoms, HistoryAtoms, Ints, of_state
+from models.memory.histories import Histories
+from models.memory.spec import MemorySpec
 from models.memory.state import State
-from models.memory.tiles import Atoms, atoms
+from models.memory.sums import Sums
 
 Floats = NDArray[np.float64]
+_CHUNK = 256
+"""Readings at once: their weights fit into a cache."""
 
 
 @dataclass(frozen=True)
 class MemoryView:
     """What a model, an explanation or a person may see of a memory at one moment.
 
-    A: `ViewSpec.actions`; H: `ViewSpec.half_lives`; K: interest buckets; n: interactions in
-    the ring, oldest first.
+    Shapes are those of one memory; of many, `(B,)` stands before each.
     """
 
-    now_ms: int
+    now_ms: Any
+    """`()`."""
     ring: Interactions
+    """`(n,)` oldest first; of many memories `(B, L)`, zero records in front."""
     session_rank: NDArray[np.int16]
     """`(n,)` 0 in the session going on, 1 in the one before it, ..."""
     counts: Floats
     """`(A, H)` decayed number of events of each action."""
+    power: Floats
+    """`(A,)` the same by the power law `ViewSpec.power`."""
+    rates: Floats
+    """`(len(ViewSpec.rates),)` shares, each between 0 and 1."""
+    intensity: Any
+    """`()` events of interest a day to expect now (Hawkes)."""
     effective: Floats
     """`(H,)` effective number of events of interest, (sum w)^2 / sum w^2 (Kish 1965)."""
     fast: Floats
     """`(K,)` share of each interest, decayed at the fast half-life; sums to 1, or all 0."""
     slow: Floats
     """`(K,)` the same at the slow half-life."""
-    drift_cosine: float
-    """1 - cosine of fast and slow, times its confidence: 0 steady, 1 another person."""
-    drift_jensen_shannon: float
-    """Jensen-Shannon divergence in bits of fast and slow, times its confidence."""
-    recency_days: float
-    """Since the last event; infinite when there is none."""
-    tenure_days: float
-    """Since the first event still counted; 0 when there is none."""
-    num_events: int
-    """All events counted, without decay."""
-    num_sessions: int
-    """Sessions within the ring."""
-    gap_days: float
-    """Mean time between beginnings of sessions in the ring; 0 with fewer than two."""
+    drift_cosine: Any
+    """`()` 1 - cosine of fast and slow, times its confidence: 0 steady, 1 another person."""
+    drift_jensen_shannon: Any
+    """`()` Jensen-Shannon divergence in bits of fast and slow, times its confidence."""
+    recency_days: Any
+    """`()` since the last event of the ring; infinite when there is none."""
+    tenure_days: Any
+    """`()` since the first event still counted; 0 when there is none."""
+    num_events: Any
+    """`()` all events counted, without decay."""
+    num_sessions: Any
+    """`()` sessions within the ring."""
+    gap_days: Any
+    """`()` mean time between beginnings of sessions in the ring; 0 with fewer than two."""
 
 
 def view(state: State, *, now_ms: int, spec: MemorySpec, session: int = 0) -> MemoryView:
@@ -64,116 +80,154 @@ def view(state: State, *, now_ms: int, spec: MemorySpec, session: int = 0) -> Me
         state: of events that had arrived before `now_ms`. That is the caller's to see to.
         session: key of the session that the request names; 0 where it names none.
     """
-    reading, ring = spec.view, state.ring
-    counted = atoms(state.tiles, spec.state)
-    age = counted.age_days(now_ms)
-    interest = POLARITY[counted.action] > 0
-    fast = _profile(counted, age, interest, reading.fast, spec.state.num_interests)
-    slow = _profile(counted, age, interest, reading.slow, spec.state.num_interests)
-    confidence = _confidence(counted, age, interest, reading)
-    gap = reading.session_gap
-    begins = ring["ts"][sessions.starts(ring, gap)]
+    atoms = of_state(state, spec.state)
+    now, named = np.array([now_ms]), np.array([session], np.uint64)
+    many = _read(atoms, state.ring[None], now_ms=now, session=named, spec=spec)
+    columns = vars(many).items()
+    return MemoryView(**{n: v[0].item() if v.ndim == 1 else v[0] for n, v in columns})
+
+
+def views(
+    histories: Histories,
+    users: Ints,
+    as_of_ms: Ints,
+    *,
+    spec: MemorySpec,
+    session: NDArray[np.uint64] | None = None,
+) -> Iterator[MemoryView]:
+    """Reads many memories, each at its own moment, in runs of a few hundred.
+
+    Each is what `view` gives for the fold of what its user's history had seen by then.
+
+    Args:
+        users: `(R,)` places in `histories.users`; -1 for nobody.
+        as_of_ms: `(R,)`.
+        session: `(R,)` keys of the sessions that the requests name; all 0 where left out.
+    """
+    named = np.zeros(len(users), np.uint64) if session is None else session
+    capacity = spec.state.ring
+    source = HistoryAtoms(histories, spec.state)
+    for low in range(0, len(users), _CHUNK):
+        part = slice(low, low + _CHUNK)
+        rows = histories.ring_rows(users[part], as_of_ms[part], spec.state)
+        ring = np.zeros((len(rows), capacity), INTERACTION)
+        ring[rows >= 0] = histories.interactions[rows[rows >= 0]]
+        atoms = source.read(users[part], as_of_ms[part])
+        yield _read(atoms, ring, now_ms=as_of_ms[part], session=named[part], spec=spec)
+
+
+def _read(
+    atoms: Atoms,
+    ring: Interactions,
+    *,
+    now_ms: Ints,
+    session: NDArray[np.uint64],
+    spec: MemorySpec,
+) -> MemoryView:
+    """Readings `(B,)` of atoms, and of rings `(B, L)` padded in front."""
+    reading, num = spec.view, len(now_ms)
+    age = atoms.age_days(now_ms)
+    sums = Sums(atoms, age, num, spec)
+    fast, slow = sums.profiles
+    confidence = sums.effective[:, sums.bank.fast]
+    confidence = confidence / (confidence + reading.drift_prior)
+    tenure = np.zeros(num)
+    np.maximum.at(tenure, atoms.row, age)
+    begins, ranks = _sessions(ring, now_ms, session, reading.session_gap)
     return MemoryView(
         now_ms=now_ms,
         ring=ring,
-        session_rank=sessions.ranks(ring, now_ms=now_ms, session=session, gap_ms=gap),
-        counts=_counts(counted, age, reading),
-        effective=np.array([_effective(counted, age, interest, h) for h in reading.half_lives]),
+        session_rank=ranks,
+        counts=sums.counts,
+        power=sums.power,
+        rates=sums.rates,
+        intensity=sums.intensity,
+        effective=sums.effective[:, sums.bank.shown],
         fast=fast,
         slow=slow,
         drift_cosine=confidence * _cosine_distance(fast, slow),
         drift_jensen_shannon=confidence * _jensen_shannon(fast, slow),
-        recency_days=max(now_ms - int(ring["ts"][-1]), 0) / DAY_MS if len(ring) else float("inf"),
-        tenure_days=float(age.max()) if len(age) else 0.0,
-        num_events=int(counted.count.sum()),
-        num_sessions=len(begins),
-        gap_days=float(np.diff(begins).mean()) / DAY_MS if len(begins) > 1 else 0.0,
+        tenure_days=tenure,
+        num_events=np.bincount(atoms.row, atoms.count, num).astype(np.int64),
+        **_rhythm(ring, begins, now_ms),
     )
 
 
-def decay(age_days: Floats, half_life_ms: int) -> Floats:
-    """Weight 2^(-age / half-life): half of it is left after one half-life."""
-    return np.exp2(-age_days * (DAY_MS / half_life_ms))
+def _sessions(
+    ring: Interactions, now_ms: Ints, session: NDArray[np.uint64], gap_ms: int
+) -> tuple[NDArray[np.bool_], NDArray[np.int16]]:
+    """`(B, L)` where sessions begin, and the rank of each."""
+    if not ring.shape[-1]:
+        return np.zeros(ring.shape, bool), np.zeros(ring.shape, np.int16)
+    begins = sessions.starts(ring, gap_ms)
+    current = sessions.is_current(ring, now_ms=now_ms, session=session, gap_ms=gap_ms)
+    return begins & (ring["action"] > 0), sessions.ranked(begins, current)
 
 
-def _counts(counted: Atoms, age: Floats, reading: ViewSpec) -> Floats:
-    """`(A, H)`. Summed atom by atom in key order, so equal states give equal floats."""
-    place = np.full(256, -1)
-    place[[ACTIONS[name].code for name in reading.actions]] = np.arange(len(reading.actions))
-    row = place[counted.action]
-    known = row >= 0
-    columns = [
-        np.bincount(
-            row[known],
-            (counted.count * decay(age, half_life))[known],
-            minlength=len(reading.actions),
-        )
-        for half_life in reading.half_lives
-    ]
-    return np.stack(columns, axis=1)
+def _rhythm(ring: Interactions, begins: NDArray[np.bool_], now_ms: Ints) -> dict[str, Any]:
+    """What the ring's sessions say of how often the user comes."""
+    num_sessions = begins.sum(axis=-1)
+    if not ring.shape[-1]:
+        nothing = np.zeros(len(now_ms))
+        return {"num_sessions": num_sessions, "gap_days": nothing, "recency_days": nothing + np.inf}
+    # Sessions begin in the order of time: the first and the last say all of the mean.
+    ts, every = ring["ts"], np.arange(len(now_ms))
+    last = ts.shape[-1] - 1 - begins[:, ::-1].argmax(axis=-1)
+    span = (ts[every, last] - ts[every, begins.argmax(axis=-1)]) / DAY_MS
+    gap = np.where(num_sessions > 1, span / np.maximum(num_sessions - 1, 1), 0.0)
+    gone = np.maximum(now_ms - ts[:, -1], 0) / DAY_MS
+    return {
+        "num_sessions": num_sessions,
+        "gap_days": gap,
+        "recency_days": np.where(num_sessions > 0, gone, np.inf),
+    }
 
 
-def _effective(counted: Atoms, age: Floats, chosen: NDArray[np.bool_], half_life: int) -> float:
-    """(sum w)^2 / sum w^2: how many events of equal weight would say as much."""
-    if not chosen.any():
-        return 0.0
-    # A ratio keeps its value when all ages shift; from the youngest, it outlives any silence.
-    weights = decay(age[chosen] - age[chosen].min(), half_life)
-    count = counted.count[chosen]
-    return float((count * weights).sum() ** 2 / (count * weights**2).sum())
+def _cosine_distance(a: Floats, b: Floats) -> Floats:
+    norm = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
+    cosine: Floats = np.divide((a * b).sum(axis=-1), norm, out=np.ones_like(norm), where=norm > 0)
+    return np.maximum(1.0 - cosine, 0.0)
 
 
-def _profile(
-    counted: Atoms, age: Floats, chosen: NDArray[np.bool_], half_life: int, num_interests: int
-) -> Floats:
-    if not chosen.any():
-        return np.zeros(num_interests)
-    # Shares keep their value when all ages shift; from the youngest, they outlive any silence.
-    weights = counted.count[chosen] * decay(age[chosen] - age[chosen].min(), half_life)
-    mass = np.bincount(counted.interest[chosen], weights, num_interests)
-    return mass / float(mass.sum())
-
-
-def _confidence(counted: Atoms, age: Floats, chosen: NDArray[np.bool_], reading: ViewSpec) -> float:
-    """n / (n + prior) of the fast profile: few events say little about a change."""
-    effective = _effective(counted, age, chosen, reading.fast)
-    return effective / (effective + reading.drift_prior)
-
-
-def _cosine_distance(a: Floats, b: Floats) -> float:
-    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return max(1.0 - float(a @ b) / norm, 0.0) if norm > 0 else 0.0
-
-
-def _jensen_shannon(a: Floats, b: Floats) -> float:
+def _jensen_shannon(a: Floats, b: Floats) -> Floats:
     """In bits, between 0 and 1 (Lin 1991)."""
     middle = (a + b) / 2
-    total = 0.0
+    total: Floats = np.zeros(a.shape[:-1])
     for side in (a, b):
-        some = side > 0
-        total += float((side[some] * np.log2(side[some] / middle[some])).sum()) / 2
-    return max(total, 0.0)
+        ratio = np.divide(side, middle, out=np.ones_like(side), where=side > 0)
+        total += (side * np.log2(ratio)).sum(axis=-1) / 2
+    return np.maximum(total, 0.0)
 
 
 def user_features(seen: MemoryView) -> NDArray[np.float32]:
-    """`(F,)` the long-term level as numbers of order one; names in `user_feature_names`."""
-    gone = seen.recency_days if np.isfinite(seen.recency_days) else 3650.0
-    overdue = gone / (seen.gap_days + 1.0)
+    """`(F,)`, or `(B, F)` of many: the long-term level as numbers of order one.
+
+    Names are in `user_feature_names`.
+    """
+    gone = np.where(np.isfinite(seen.recency_days), seen.recency_days, 3650.0)
     scalars = [
-        float(seen.num_events > 0),
+        np.asarray(seen.num_events > 0, np.float64),
         np.log1p(gone) / 4,
         np.log1p(seen.tenure_days) / 4,
         np.log1p(seen.num_events) / 4,
         np.log1p(seen.num_sessions) / 2,
         np.log1p(seen.gap_days) / 4,
-        np.log1p(overdue),
+        np.log1p(gone / (seen.gap_days + 1.0)),
         seen.drift_cosine,
         seen.drift_jensen_shannon,
+        np.log1p(seen.intensity),
     ]
-    counts = np.log1p(seen.counts).ravel() / 2
-    effective = np.log1p(seen.effective) / 2
-    profiles = np.sqrt(np.concatenate([seen.fast, seen.slow]))
-    return np.concatenate([scalars, counts, effective, profiles]).astype(np.float32)
+    counts = np.log1p(seen.counts) / 2
+    parts = [
+        np.stack(scalars, axis=-1),
+        counts.reshape(*counts.shape[:-2], -1),
+        np.log1p(seen.power),
+        seen.rates,
+        np.log1p(seen.effective) / 2,
+        np.sqrt(seen.fast),
+        np.sqrt(seen.slow),
+    ]
+    return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
 def user_feature_names(spec: MemorySpec) -> list[str]:
@@ -181,8 +235,10 @@ def user_feature_names(spec: MemorySpec) -> list[str]:
     halves = [format_duration(half_life) for half_life in spec.view.half_lives]
     return [
         "known", "recency", "tenure", "num_events", "num_sessions", "gap", "overdue",
-        "drift_cosine", "drift_jensen_shannon",
+        "drift_cosine", "drift_jensen_shannon", "intensity",
         *(f"num_{action}_{half}" for action in spec.view.actions for half in halves),
+        *(f"power_{action}" for action in spec.view.actions),
+        *(f"rate_{rate.name}" for rate in spec.view.rates),
         *(f"effective_{half}" for half in halves),
         *(f"fast_{bucket}" for bucket in range(spec.state.num_interests)),
         *(f"slow_{bucket}" for bucket in range(spec.state.num_interests)),

@@ -220,7 +220,7 @@ def asked_at(examples: Examples, document: Document, moment: int, country: str) 
         histories=examples.histories,
         catalogue=examples.catalogue,
         features=examples.features,
-        view=examples.view,
+        memory=examples.memory,
     )
 
 

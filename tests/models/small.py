@@ -154,7 +154,7 @@ def examples_of(table: pa.Table, part: Part, catalogue: Catalogue = CATALOGUE) -
         histories=part.histories,
         catalogue=catalogue,
         features=MODEL.features,
-        view=MODEL.memory.view,
+        memory=MODEL.memory,
     )
 
 

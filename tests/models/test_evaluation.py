@@ -121,7 +121,7 @@ def early():
         histories=EXAMPLES.histories,
         catalogue=catalogue,
         features=EXAMPLES.features,
-        view=EXAMPLES.view,
+        memory=EXAMPLES.memory,
     )
     return examples, 10
 

@@ -47,7 +47,7 @@ def with_histories(histories):
         histories=histories,
         catalogue=CATALOGUE,
         features=MODEL.features,
-        view=MODEL.memory.view,
+        memory=MODEL.memory,
     )
 
 

@@ -26,20 +26,35 @@ class Event(NamedTuple):
 
 
 class Atom(NamedTuple):
-    """The time that an event is known to lie in, and what it was."""
+    """The time that an event is known to lie in, what it was, and its key where it is alone."""
 
     start: int
     end: int
     action: int
     interest: int
+    event: int = 0
 
 
 def events_of(interactions: Interactions) -> list[Event]:
     return [Event(*record) for record in interactions.tolist()]
 
 
+def is_shown(event: Event, spec: StateSpec) -> bool:
+    return spec.shown > 0 and event.action == ACTIONS["impression"].code
+
+
 def ring(events: list[Event], spec: StateSpec) -> list[Event]:
-    return sorted(events)[-spec.ring :]
+    return sorted(e for e in events if not is_shown(e, spec))[-spec.ring :]
+
+
+def shown(events: list[Event], spec: StateSpec) -> list[Event]:
+    found = sorted(e for e in events if is_shown(e, spec))
+    return found[len(found) - min(spec.shown, len(found)) :]
+
+
+def refused(events: list[Event], spec: StateSpec) -> list[Event]:
+    found = sorted(e for e in events if POLARITY[e.action] < 0)
+    return found[len(found) - min(spec.refused, len(found)) :]
 
 
 def newest_index(events: list[Event], hop: int) -> int:
@@ -58,16 +73,20 @@ def tiles(events: list[Event], spec: StateSpec) -> Counter[tuple[int, int, int, 
 
 
 def atom(event: Event, events: list[Event], spec: StateSpec) -> Atom | None:
-    """The event at the finest level that still has it; none when every level forgot it.
+    """An event of a ring as it is; an older one at the finest level that still has it.
 
-    A tile ends where the next finer level begins: what lies after is counted there.
+    A tile ends where the next finer level begins: what lies after is counted there. It also ends
+    with the oldest event of its kind that is in a ring. None when every level forgot the event.
     """
-    cut = inf
+    kept = (shown if is_shown(event, spec) else ring)(events, spec)
+    if event in kept:
+        return Atom(event.ts, event.ts, event.action, event.interest, event.event)
+    cut: float = inf
     for hop, keep in ((tile.hop, tile.keep) for tile in spec.levels):
         index = event.ts // hop
         oldest = newest_index(events, hop) - keep + 1
         if index >= oldest:
-            end = int(min((index + 1) * hop, cut))
+            end = int(min((index + 1) * hop, cut, kept[0].ts + 1))
             return Atom(index * hop, end, event.action, event.interest)
         cut = oldest * hop
     return None

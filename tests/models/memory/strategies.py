@@ -17,6 +17,8 @@ from models.memory.histories import Histories
 from models.memory.spec import HOUR_MS
 
 SPEC = StateSpec(
+    shown=5,
+    refused=3,
     ring=8,
     num_interests=4,
     levels=(
@@ -36,7 +38,7 @@ MEMORY = MemorySpec(state=SPEC, view=VIEW)
 ORIGIN_MS = 1_700_000_000_000
 """2023-11-14; no multiple of an hour, so that tiles begin between events."""
 
-CODES = [ACTIONS[name].code for name in ("view", "purchase", "dismiss", "search")]
+CODES = [ACTIONS[name].code for name in ("view", "purchase", "dismiss", "search", "impression")]
 
 few = settings(max_examples=15, deadline=None)
 some = settings(max_examples=30, deadline=None)

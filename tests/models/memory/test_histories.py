@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.events import INTERACTION, Interactions
+from models.events import ACTIONS, INTERACTION, Interactions
 from models.memory import EMPTY, encode, fold, update
 from models.memory.histories import Histories
 from tests.models.memory.strategies import ORIGIN_MS, SPEC, few, histories, moments, some
@@ -47,11 +47,15 @@ def test_seen_and_ring_rows_are_what_a_loop_finds(data: st.DataObject) -> None:
     users = [data.draw(st.integers(-1, len(stored.users) - 1)) for _ in range(num)]
     as_of = [data.draw(moments(stored.arrived)) for _ in range(num)]
     capacity = data.draw(st.integers(1, 20))
-    rows = stored.ring_rows(np.array(users), np.array(as_of), capacity)
+    spec = SPEC.model_copy(update={"ring": capacity, "shown": data.draw(st.integers(0, 1))})
+    rows = stored.ring_rows(np.array(users), np.array(as_of), spec)
     for user, moment, found in zip(users, as_of, rows.tolist(), strict=True):
         expected = seen_slowly(stored, user, moment) if user >= 0 else []
         if user >= 0:
             assert stored.seen(user, moment).tobytes() == stored.interactions[expected].tobytes()
+        if spec.shown:
+            impression = ACTIONS["impression"].code
+            expected = [n for n in expected if stored.interactions["action"][n] != impression]
         last = expected[-capacity:]
         assert found == [-1] * (capacity - len(last)) + last
 
@@ -69,7 +73,7 @@ def test_batch_is_online_byte_for_byte(data: st.DataObject) -> None:
             online = update(online, stored.interactions[row : row + 1], SPEC)
     batch = fold(stored.seen(user, as_of), SPEC)
     assert encode(batch, SPEC) == encode(online, SPEC)
-    rows = stored.ring_rows(np.array([user]), np.array([as_of]), SPEC.ring)[0]
+    rows = stored.ring_rows(np.array([user]), np.array([as_of]), SPEC)[0]
     assert stored.interactions[rows[rows >= 0]].tobytes() == online.ring.tobytes()
 
 
@@ -93,7 +97,7 @@ def test_a_late_event_takes_its_place_in_time_once_it_arrived() -> None:
     assert stored.late.tolist() == [False, True]
     assert stored.seen(1, 40)["event"].tolist() == [4]
     assert stored.seen(1, 41)["event"].tolist() == [3, 4]
-    both = stored.ring_rows(np.array([1, 1]), np.array([40, 41]), 3)
+    both = stored.ring_rows(np.array([1, 1]), np.array([40, 41]), SPEC, 3)
     assert both.tolist() == [[-1, -1, 3], [-1, 2, 3]]
 
 
@@ -115,7 +119,7 @@ def test_nobody_is_a_history_too() -> None:
         interactions=np.zeros(0, INTERACTION),
         arrived=np.zeros(0, np.int64),
     )
-    assert nobody.ring_rows(np.array([-1]), np.array([ORIGIN_MS]), 2).tolist() == [[-1, -1]]
+    assert nobody.ring_rows(np.array([-1]), np.array([ORIGIN_MS]), SPEC, 2).tolist() == [[-1, -1]]
     assert len(Histories.from_table(nobody.to_table()).users) == 0
 
 
@@ -123,7 +127,7 @@ def test_a_user_without_events_is_read_but_leaves_no_row_in_a_table() -> None:
     stored = small(users=pa.array(["a", "none", "b"]), offsets=np.array([0, 2, 2, 4]))
     assert len(stored.seen(1, ORIGIN_MS)) == 0
     assert stored.late.tolist() == [False, False, True]
-    assert stored.ring_rows(np.array([1]), np.array([ORIGIN_MS]), 2).tolist() == [[-1, -1]]
+    assert stored.ring_rows(np.array([1]), np.array([ORIGIN_MS]), SPEC, 2).tolist() == [[-1, -1]]
     with pytest.raises(ValueError, match="user 'none' has no events"):
         stored.to_table()
 

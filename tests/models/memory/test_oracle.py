@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from models.config import DAY_MS
 from models.events import ACTIONS, Interactions
 from models.memory import MemoryView, fold, user_feature_names, user_features, view
-from models.memory.tiles import atoms
+from models.memory.atoms import of_state
 from tests.models.memory import oracle
 from tests.models.memory.strategies import MEMORY, SPEC, VIEW, offsets_ms, records, some
 
@@ -29,9 +29,11 @@ def newest(events: Interactions) -> int:
 
 @some
 @given(records())
-def test_ring(events: Interactions) -> None:
-    kept = oracle.events_of(fold(events, SPEC).ring)
-    assert kept == oracle.ring(oracle.events_of(events), SPEC)
+def test_rings(events: Interactions) -> None:
+    state, plain = fold(events, SPEC), oracle.events_of(events)
+    assert oracle.events_of(state.ring) == oracle.ring(plain, SPEC)
+    assert oracle.events_of(state.shown) == oracle.shown(plain, SPEC)
+    assert oracle.events_of(state.refused) == oracle.refused(plain, SPEC)
 
 
 @some
@@ -47,12 +49,13 @@ def test_tiles(events: Interactions) -> None:
 @some
 @given(records())
 def test_atoms(events: Interactions) -> None:
-    found = atoms(fold(events, SPEC).tiles, SPEC)
-    columns = (found.start, found.end, found.action, found.interest)
+    found = of_state(fold(events, SPEC), SPEC)
+    columns = (found.start, found.end, found.action, found.interest, found.event)
     rows = [oracle.Atom(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
     assert len(set(rows)) == len(rows)
     counted = Counter(dict(zip(rows, found.count.tolist(), strict=True)))
     assert counted == oracle.atoms(oracle.events_of(events), SPEC)
+    assert not found.row.any()
 
 
 @some
@@ -72,7 +75,8 @@ def test_counts(events: Interactions, wait: int) -> None:
 @some
 @given(records(min_size=1), waits)
 def test_counts_are_near_the_exact_sums(events: Interactions, wait: int) -> None:
-    # An event at ts in an atom [start, end), read at now >= ts, stands at the middle of what has
+    # An event of the ring counts exactly; of the others,
+    # an event at ts in an atom [start, end), read at now >= ts, stands at the middle of what has
     # passed of the atom: its age is off by at most half of width = min(end, now) - start, and so
     # its weight 2^(-age / H) by a factor within 2^(+-width / 2H). A sum of events keeps bounds
     # that hold for each. With width at most the level's hop: an hour tile read at a half-life
@@ -131,7 +135,8 @@ def test_sessions_and_rhythm(events: Interactions, wait: int, session: int) -> N
     assert seen.gap_days == pytest.approx(gap)
     ages = [oracle.age_days(one, now) for one in oracle.atoms(plain, SPEC)]
     assert seen.tenure_days == pytest.approx(max(ages, default=0.0))
-    assert seen.recency_days == (wait / DAY_MS if plain else float("inf"))
+    # Since the last thing that the user did: being shown something is no doing.
+    assert seen.recency_days == ((now - kept[-1].ts) / DAY_MS if kept else float("inf"))
 
 
 @some

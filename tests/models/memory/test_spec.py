@@ -15,8 +15,8 @@ def levels(*pairs: tuple[str, int]) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        (levels(), "between 1 and 15"),
-        (levels(*[("1h", 1)] * 16), "between 1 and 15"),
+        (levels(), "between 1 and 8"),
+        (levels(*[("1h", 1)] * 16), "between 1 and 8"),
         (levels(("1h", 4), ("90m", 9)), "no multiple"),
         (levels(("1h", 48), ("1d", 2)), "do not reach back as far"),
         (levels(("10ms", 4)), "greater than or equal to 1000"),

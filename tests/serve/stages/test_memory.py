@@ -44,7 +44,7 @@ def trained_on(as_of_ms: int, session: str, country: str) -> Examples:
         histories=histories,
         catalogue=WORLD.catalogue,
         features=MODEL.features,
-        view=MODEL.memory.view,
+        memory=MODEL.memory,
     )
 
 
