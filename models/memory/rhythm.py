@@ -152,9 +152,10 @@ def _log_normal(
     own: Floats, variance: Floats, num: NDArray[np.int64], spec: RhythmSpec
 ) -> tuple[Floats, Floats]:
     """Posterior means `(...)` of the mean and, as its root, the variance of log gaps."""
-    prior, prior_mean = spec.prior_gaps, log(spec.median_gap)
-    mean = (prior * prior_mean + num * own) / (prior + num)
-    moved = prior * num / (prior + num) * (own - prior_mean) ** 2
+    prior, off = spec.prior_gaps, own - log(spec.median_gap)
+    mean = log(spec.median_gap) + num * off / (prior + num)
+    # Products, not `**`: numpy squares an array and takes a power of a scalar, to other bits.
+    moved = prior * num / (prior + num) * (off * off)
     return mean, np.sqrt((prior * spec.spread**2 + num * variance + moved) / (prior + num))
 
 

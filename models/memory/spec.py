@@ -12,6 +12,8 @@ from pydantic import Field, field_validator, model_validator
 
 from models.config import DAY_MS, Config, Duration, digest_of
 from models.events import ACTIONS
+from models.memory.negative import NegativeSpec
+from models.memory.rhythm import RhythmSpec
 
 HOUR_MS = 3_600_000
 
@@ -131,6 +133,10 @@ class ViewSpec(Config):
     """A silence that ends a session where no session id is given."""
     drift_prior: float = Field(5.0, gt=0)
     """Pseudo-events: drift counts for half when the fast profile rests on this many."""
+    rhythm: RhythmSpec = RhythmSpec()
+    return_half_life: Duration = Field(60 * DAY_MS, gt=0)
+    """Silence after which long memory counts for half when somebody comes back."""
+    negative: NegativeSpec = NegativeSpec()
 
     @field_validator("actions")
     @classmethod

@@ -21,7 +21,8 @@ from models.config import DAY_MS, format_duration
 from models.events import INTERACTION, Interactions
 from models.memory.atoms import Atoms, HistoryAtoms, Ints, of_state
 from models.memory.histories import Histories
-from models.memory.spec import MemorySpec
+from models.memory.rhythm import rhythm, silence_before, temper
+from models.memory.spec import MemorySpec, ViewSpec
 from models.memory.state import State
 from models.memory.sums import Sums
 
@@ -71,6 +72,20 @@ class MemoryView:
     """`()` sessions within the ring."""
     gap_days: Any
     """`()` mean time between beginnings of sessions in the ring; 0 with fewer than two."""
+    burstiness: Any
+    """`()` of the gaps between sessions: -1 like a clock, 0 at random, 1 all at once."""
+    overdue: Any
+    """`()` time since the last session began, in the person's own median gaps."""
+    dormancy: Any
+    """`()` share of the person's gaps that would be over by now: 0 just here, near 1 gone."""
+    tempering: Any
+    """`()` what long memory counts after the silence that a return has ended, or that lasts."""
+
+    @property
+    def interests(self) -> Floats:
+        """`(K,)` shares to act upon: the slow ones, giving way to the fast after a long silence."""
+        share = np.asarray(self.tempering)[..., None]
+        return np.asarray(share * self.slow + (1.0 - share) * self.fast)
 
 
 def view(state: State, *, now_ms: int, spec: MemorySpec, session: int = 0) -> MemoryView:
@@ -133,7 +148,7 @@ def _read(
     confidence = confidence / (confidence + reading.drift_prior)
     tenure = np.zeros(num)
     np.maximum.at(tenure, atoms.row, age)
-    begins, ranks = _sessions(ring, now_ms, session, reading.session_gap)
+    begins, current, ranks = _sessions(ring, now_ms, session, reading.session_gap)
     return MemoryView(
         now_ms=now_ms,
         ring=ring,
@@ -149,38 +164,47 @@ def _read(
         drift_jensen_shannon=confidence * _jensen_shannon(fast, slow),
         tenure_days=tenure,
         num_events=np.bincount(atoms.row, atoms.count, num).astype(np.int64),
-        **_rhythm(ring, begins, now_ms),
+        **_rhythm(ring, begins, current, now_ms, reading),
     )
 
 
 def _sessions(
     ring: Interactions, now_ms: Ints, session: NDArray[np.uint64], gap_ms: int
-) -> tuple[NDArray[np.bool_], NDArray[np.int16]]:
-    """`(B, L)` where sessions begin, and the rank of each."""
-    if not ring.shape[-1]:
-        return np.zeros(ring.shape, bool), np.zeros(ring.shape, np.int16)
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int16]]:
+    """`(B, L)` where sessions begin, `(B,)` whether one is going on, `(B, L)` the rank of each."""
     begins = sessions.starts(ring, gap_ms)
     current = sessions.is_current(ring, now_ms=now_ms, session=session, gap_ms=gap_ms)
-    return begins & (ring["action"] > 0), sessions.ranked(begins, current)
+    return begins & (ring["action"] > 0), current, sessions.ranked(begins, current)
 
 
-def _rhythm(ring: Interactions, begins: NDArray[np.bool_], now_ms: Ints) -> dict[str, Any]:
+def _rhythm(
+    ring: Interactions,
+    begins: NDArray[np.bool_],
+    current: NDArray[np.bool_],
+    now_ms: Ints,
+    reading: ViewSpec,
+) -> dict[str, Any]:
     """What the ring's sessions say of how often the user comes."""
     num_sessions = begins.sum(axis=-1)
+    read = rhythm(ring["ts"], begins, now_ms=now_ms, spec=reading.rhythm)
+    silence = silence_before(ring["ts"], begins, now_ms=now_ms, current=current)
+    known = {
+        "num_sessions": num_sessions,
+        "burstiness": read.burstiness,
+        "overdue": read.overdue,
+        "dormancy": read.dormancy,
+        "tempering": temper(silence, reading.return_half_life),
+    }
     if not ring.shape[-1]:
         nothing = np.zeros(len(now_ms))
-        return {"num_sessions": num_sessions, "gap_days": nothing, "recency_days": nothing + np.inf}
+        return {**known, "gap_days": nothing, "recency_days": nothing + np.inf}
     # Sessions begin in the order of time: the first and the last say all of the mean.
     ts, every = ring["ts"], np.arange(len(now_ms))
     last = ts.shape[-1] - 1 - begins[:, ::-1].argmax(axis=-1)
     span = (ts[every, last] - ts[every, begins.argmax(axis=-1)]) / DAY_MS
     gap = np.where(num_sessions > 1, span / np.maximum(num_sessions - 1, 1), 0.0)
     gone = np.maximum(now_ms - ts[:, -1], 0) / DAY_MS
-    return {
-        "num_sessions": num_sessions,
-        "gap_days": gap,
-        "recency_days": np.where(num_sessions > 0, gone, np.inf),
-    }
+    return {**known, "gap_days": gap, "recency_days": np.where(num_sessions > 0, gone, np.inf)}
 
 
 def _cosine_distance(a: Floats, b: Floats) -> Floats:
@@ -212,7 +236,10 @@ def user_features(seen: MemoryView) -> NDArray[np.float32]:
         np.log1p(seen.num_events) / 4,
         np.log1p(seen.num_sessions) / 2,
         np.log1p(seen.gap_days) / 4,
-        np.log1p(gone / (seen.gap_days + 1.0)),
+        np.log1p(seen.overdue) / 2,
+        seen.burstiness,
+        seen.dormancy,
+        seen.tempering,
         seen.drift_cosine,
         seen.drift_jensen_shannon,
         np.log1p(seen.intensity),
@@ -235,7 +262,8 @@ def user_feature_names(spec: MemorySpec) -> list[str]:
     halves = [format_duration(half_life) for half_life in spec.view.half_lives]
     return [
         "known", "recency", "tenure", "num_events", "num_sessions", "gap", "overdue",
-        "drift_cosine", "drift_jensen_shannon", "intensity",
+        "burstiness", "dormancy", "tempering", "drift_cosine",
+        "drift_jensen_shannon", "intensity",
         *(f"num_{action}_{half}" for action in spec.view.actions for half in halves),
         *(f"power_{action}" for action in spec.view.actions),
         *(f"rate_{rate.name}" for rate in spec.view.rates),
