@@ -63,9 +63,7 @@ def release(document: Document) -> Manifest:
 
 
 def snapshot(path: Any, prepared: Prepared, document: Document, newest: int) -> None:
-    """Everybody's state, with marks for the events that a client might still send again."""
-    import numpy as np
-
+    """Everybody's state and history, so that a store knows each event and can forget a part."""
     from models.memory import decode
     from models.stores import write_snapshot
 
@@ -76,10 +74,7 @@ def snapshot(path: Any, prepared: Prepared, document: Document, newest: int) -> 
     def rows() -> Iterator[tuple[Any, ...]]:
         for user_id, blob in sorted(prepared.states()):
             low, high = histories.offsets[place[user_id] : place[user_id] + 2]
-            events = histories.interactions[low:high]
-            recent = events[events["ts"] >= since]
-            ordered = np.argsort(recent["event"])
-            yield user_id, decode(blob, spec), recent["event"][ordered], recent["ts"][ordered]
+            yield user_id, decode(blob, spec), histories.interactions[low:high]
 
     write_snapshot(path, rows(), spec=spec, marks_from=since)
 

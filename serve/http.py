@@ -18,7 +18,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.middleware import Middleware
 from starlette.responses import Response
 
-from models.stores import StoreFullError
+from models.stores import MemoryStore, Receipt, StoreFullError
 from serve import problems, recall, schemas
 from serve.auth import ApiKeys
 from serve.problems import Problem
@@ -50,6 +50,7 @@ def application(service: Service, *, keys: list[str]) -> FastAPI:
     problems.install(app)
     _add_slates(app, service)
     _add_memory(app, service)
+    _add_facts(app, service)
     _add_state(app, service)
     _document_bodies(app)
     return app
@@ -92,10 +93,49 @@ def _add_memory(app: FastAPI, service: Service) -> None:
         )
 
     @app.delete(path, **_gives(schemas.ErasureReceipt))
-    async def erase(user_id: str) -> Response:
-        """Erases all that is remembered of a user, for good, and gives a receipt."""
+    async def erase(
+        user_id: str, item_id: str | None = None, before: str | None = None
+    ) -> Response:
+        """Erases what is remembered of a user, for good, and gives a receipt.
+
+        With `item_id` only what was done with that item, with `before` only what happened before
+        that time (RFC 3339); otherwise everything.
+        """
         known = _id(user_id)
-        return await _reply(lambda: recall.receipt(store.delete(known)), writing)
+        if item_id is None and before is None:
+            return await _reply(lambda: recall.receipt(store.delete(known)), writing)
+        what = _part(item_id, before)
+        return await _reply(lambda: recall.receipt(_forget(store, known, what)), writing)
+
+    @app.get("/v1/users/{user_id:path}/export", **_gives(dict[str, Any]))
+    async def exported(user_id: str) -> Response:
+        """All that is held about a user, as a person can read it."""
+        known = _id(user_id)
+        return await _reply(lambda: service.export(known), reading)
+
+
+def _add_facts(app: FastAPI, service: Service) -> None:
+    facts, limiter = service.facts, anyio.CapacityLimiter(_WRITERS)
+    path = "/v1/users/{user_id:path}/facts/{slot}"
+
+    @app.get(path, **_gives(schemas.FactReply))
+    async def fact(user_id: str, slot: str) -> Response:
+        """What holds of a slot, and all that is kept of it."""
+        who, what = _id(user_id), _id(slot, "slot")
+        return await _reply(lambda: facts.read(who, what), limiter)
+
+    @app.put(path, **_takes(schemas.FactRequest), **_gives(schemas.FactReply))
+    async def say(request: Request, user_id: str, slot: str) -> Response:
+        """Says a fact: a preference or a constraint. What the user says beats what was inferred."""
+        who, what = _id(user_id), _id(slot, "slot")
+        said = await _parsed(request, schemas.FactRequest)
+        return await _reply(lambda: facts.say(who, what, said), limiter)
+
+    @app.delete(path, **_gives(schemas.FactReply))
+    async def withdraw(user_id: str, slot: str) -> Response:
+        """Leaves a slot without a value, also where one was inferred."""
+        who, what = _id(user_id), _id(slot, "slot")
+        return await _reply(lambda: facts.withdraw(who, what), limiter)
 
 
 def _add_state(app: FastAPI, service: Service) -> None:
@@ -143,11 +183,31 @@ async def _parsed(request: Request, kind: type[B]) -> B:
         raise problems.invalid(error) from None
 
 
-def _id(user_id: str) -> str:
+def _id(value: str, name: str = "user_id") -> str:
     try:
-        return schemas.check_id(user_id)
+        return schemas.check_id(value)
     except ValueError as error:
-        raise Problem(400, "invalid-request", f"user_id in the path: {error}") from None
+        raise Problem(400, "invalid-request", f"{name} in the path: {error}") from None
+
+
+def _part(item_id: str | None, before: str | None) -> dict[str, Any]:
+    """What to forget, from the query string."""
+    if item_id is not None and before is not None:
+        raise Problem(400, "invalid-request", "give item_id or before, not both")
+    try:
+        if item_id is not None:
+            return {"item_id": schemas.check_id(item_id)}
+        return {"before_ms": schemas.millis(before)}
+    except ValueError as error:
+        name = "before" if item_id is None else "item_id"
+        raise Problem(400, "invalid-request", f"{name}: {error}") from None
+
+
+def _forget(store: MemoryStore, user_id: str, what: dict[str, Any]) -> Receipt:
+    try:
+        return store.forget(user_id, **what)
+    except ValueError as error:  # a time in the future
+        raise Problem(400, "invalid-request", str(error)) from None
 
 
 async def _reply(work: Callable[[], Any], limiter: anyio.CapacityLimiter) -> Response:
@@ -174,7 +234,12 @@ def _takes(kind: type[BaseModel]) -> dict[str, Any]:
 
 def _document_bodies(app: FastAPI) -> None:
     """Adds to OpenAPI what `_takes` refers to."""
-    bodies = (schemas.RecommendRequest, schemas.SearchRequest, schemas.EventsRequest)
+    bodies = (
+        schemas.RecommendRequest,
+        schemas.SearchRequest,
+        schemas.EventsRequest,
+        schemas.FactRequest,
+    )
     _, defined = models_json_schema([(b, "validation") for b in bodies], ref_template=_REF)
     plain = app.openapi
 
@@ -186,7 +251,7 @@ def _document_bodies(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend it
 
 
-def _gives(kind: type[BaseModel]) -> dict[str, Any]:
+def _gives(kind: Any) -> dict[str, Any]:
     """A raw handler's replies, for OpenAPI."""
     problem = {
         "description": "Problem document (RFC 9457)",

@@ -175,8 +175,11 @@ class Pipeline:
             lambda: self.rank(memory.user, candidates),
             RuntimeError,
         )
+        search = query is not None
         with run.timed("arrange"):
-            return self.arrange(candidates, probabilities, search=query is not None)
+            # Who searches for a thing wants to see it, whatever was done with it before.
+            left = None if search else self.read.attraction(memory, candidates.places)
+            return self.arrange(candidates, probabilities, search=search, attraction=left)
 
     def _items(
         self, page: Slate, memory: Remembered, query: str | None, *, explain: bool

@@ -9,6 +9,7 @@ The `type` says which kind it is and stays stable; `detail` is for people.
 | 400 | `invalid-filter`, `invalid-context`, `invalid-page-token` | it does not fit this release |
 | 401 | `unauthorized` | no API key, or an unknown one |
 | 404, 405 | `not-found`, `method-not-allowed` | |
+| 409 | `erased` | the user was erased at the very moment of saying a fact |
 | 413 | `body-too-large` | |
 | 500 | `internal` | a fault of ours; its traceback is in the log, never in the reply |
 | 503 | `not-ready`, `store-unavailable` | with Retry-After |

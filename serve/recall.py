@@ -13,6 +13,7 @@ from models.config import format_duration
 from models.events import ACTION_NAMES
 from models.memory import MemorySpec
 from models.stores import Receipt
+from serve.facts import holds
 from serve.schemas import rfc3339
 from serve.stages.explain import Explain
 from serve.stages.memory import Remembered
@@ -46,6 +47,16 @@ class Recall:
                 "cosine": round(seen.drift_cosine, 4),
                 "jensen_shannon": round(seen.drift_jensen_shannon, 4),
             },
+            "rhythm": {
+                name: round(float(getattr(seen, name)), 4)
+                for name in ("burstiness", "overdue", "dormancy", "tempering")
+            },
+            "rates": {
+                rate.name: round(share, 4)
+                for rate, share in zip(self._memory.view.rates, seen.rates.tolist(), strict=True)
+            },
+            "intensity": round(float(seen.intensity), 4),
+            "facts": holds(memory.state, seen.now_ms),
             "counts": {
                 action: dict(zip(halves, np.round(row, 4).tolist(), strict=True))
                 for action, row in zip(self._memory.view.actions, seen.counts, strict=True)
@@ -123,3 +134,9 @@ def _values_of_buckets(catalogue: Catalogue) -> dict[int, list[str]]:
         if bucket:
             found[bucket].append(names[code])
     return dict(found)
+
+
+def names_of_interests(catalogue: Catalogue, num_interests: int) -> list[str]:
+    """A name for each bucket: the values that share it."""
+    values = _values_of_buckets(catalogue)
+    return [", ".join(values.get(bucket, ["unknown"])) for bucket in range(num_interests)]

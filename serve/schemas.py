@@ -36,7 +36,7 @@ def check_id(value: str) -> str:
     return value
 
 
-def _millis(value: object) -> object:
+def millis(value: object) -> int:
     """RFC 3339 text to milliseconds since 1970."""
     if not isinstance(value, str) or not _TIME.fullmatch(value):
         raise ValueError("a time is RFC 3339 text with a zone, such as 2011-12-09T12:50:00Z")
@@ -54,7 +54,7 @@ def rfc3339(ms: int) -> str:
 
 Id = Annotated[str, AfterValidator(check_id)]
 Time = Annotated[
-    int, BeforeValidator(_millis), WithJsonSchema({"type": "string", "format": "date-time"})
+    int, BeforeValidator(millis), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
 """Milliseconds since 1970; RFC 3339 text outside."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -148,6 +148,17 @@ class EventsRequest(Body):
     """`POST /v1/events`."""
 
     events: list[Event] = Field(min_length=1, max_length=MAX_EVENTS)
+
+
+class FactRequest(Body):
+    """`PUT /v1/users/{user_id}/facts/{slot}`."""
+
+    value: Any
+    """Any JSON: a text, a number, a list, ..."""
+    source: Literal["inferred", "observed", "explicit"] = "explicit"
+    """Who says it. What the user says holds against what was found out about them."""
+    valid_until: Time | None = None
+    """From then on it holds no more."""
 
 
 class Reply(BaseModel):
@@ -249,6 +260,41 @@ class Drift(Reply):
     jensen_shannon: float
 
 
+class FactSaid(Reply):
+    """Something said about a slot."""
+
+    slot: str
+    value: Any
+    withdrawn: bool
+    """The slot was left without a value."""
+    source: str
+    said_at: str
+    known_at: str
+    valid_until: str | None
+
+
+class FactReply(Reply):
+    """`GET /v1/users/{user_id}/facts/{slot}`."""
+
+    slot: str
+    holds: FactSaid | None
+    history: list[FactSaid]
+    """All that is kept of the slot, newest first."""
+
+
+class Rhythm(Reply):
+    """How a person comes and goes."""
+
+    burstiness: float
+    """-1 like a clock, 0 at random, 1 all at once."""
+    overdue: float
+    """Time since the last session began, in the person's own median gaps."""
+    dormancy: float
+    """0 just here, near 1 gone."""
+    tempering: float
+    """What long memory counts after the silence: 1 in full."""
+
+
 class MemoryReply(Reply):
     """`GET /v1/users/{user_id}/memory`: what is remembered, as of now."""
 
@@ -261,8 +307,15 @@ class MemoryReply(Reply):
     tenure_days: float
     gap_days: float
     drift: Drift
+    rhythm: Rhythm
     counts: dict[str, dict[str, float]]
     """Action to half-life to decayed number of events."""
+    rates: dict[str, float]
+    """Shares that the release is configured to read, drawn to a prior where little is known."""
+    intensity: float
+    """Events of interest a day to expect now."""
+    facts: list[FactSaid]
+    """What holds now, by slot."""
     interests: list[Interest]
     items: list[ItemMemory]
     interactions: list[Remembered]
@@ -270,7 +323,10 @@ class MemoryReply(Reply):
 
 
 class ErasureReceipt(Reply):
-    """`DELETE /v1/users/{user_id}/memory`: what was removed. It does not name the user."""
+    """`DELETE /v1/users/{user_id}/memory`, all or a part: what was removed.
+
+    It does not name the user.
+    """
 
     num_events: int
     num_marks: int

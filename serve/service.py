@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 from models import release as releases
 from models.release import Release
+from models.stores import export
 from models.text import words
 from serve.config import ServeConfig
+from serve.facts import Facts
 from serve.intake import Intake
 from serve.opening import Opened, open_store
 from serve.pipeline import Pipeline
-from serve.recall import Recall
+from serve.recall import Recall, names_of_interests
 from serve.schemas import RecommendRequest, SearchRequest
 
 log = logging.getLogger("ebb.serve")
@@ -27,6 +30,7 @@ class Service:
     opened: Opened
     pipeline: Pipeline
     intake: Intake
+    facts: Facts
     recall: Recall
     ready: bool = False
     """Whether a request has gone through all stages."""
@@ -49,7 +53,19 @@ class Service:
                 release, store=store, clock=clock, config=config, secret=opened.secret
             ),
             intake=Intake(store, clock),
+            facts=Facts(store, clock),
             recall=Recall(release.recommender.catalogue, release.model.memory),
+        )
+
+    def export(self, user_id: str) -> dict[str, Any]:
+        """All that is held about a user; see `models.stores.export`."""
+        catalogue, state = self.release.recommender.catalogue, self.release.model.memory.state
+        return export(
+            self.opened.store,
+            user_id,
+            spec=state,
+            items=dict(zip(catalogue.keys[1:].tolist(), catalogue.item_ids, strict=True)),
+            interests=names_of_interests(catalogue, state.num_interests),
         )
 
     def warm_up(self) -> None:

@@ -19,7 +19,8 @@ from models.catalogue import Catalogue, CatalogueConfig
 from models.config import DAY_MS
 from models.events import POLARITY, SCHEMA, Interactions, encode, validate
 from models.features import FeatureConfig, PopularityTable
-from models.memory import Histories, MemorySpec, Popularity, StateSpec, fold
+from models.memory import Histories, MemorySpec, Popularity, StateSpec, ViewSpec, fold
+from models.memory.negative import NegativeSpec, Refusal
 from models.model import ModelConfig, Recommender, ServingConfig, build
 from models.ranking.calibration import Platt
 from models.ranking.ranker import RankerConfig
@@ -34,11 +35,15 @@ COLOURS = ("red", "blue", "white", "green", "black", "pink")
 NUM_USERS = 20
 NUM_EVENTS = 12  # of each user
 
+DISMISSAL = Refusal(action="dismiss", pause=14 * DAY_MS, ramp=140 * DAY_MS)
 MODEL = ModelConfig(
     heads=("purchase",),
     target="purchase",
     catalogue=CatalogueConfig(categories=("kind",), numbers=("price",), num_interests=16),
-    memory=MemorySpec(state=StateSpec(ring=16, num_interests=16)),
+    memory=MemorySpec(
+        state=StateSpec(ring=16, num_interests=16),
+        view=ViewSpec(negative=NegativeSpec(refusals=(DISMISSAL,))),
+    ),
     features=FeatureConfig(history=8, context=("country",), text_buckets=256, text_grams=16),
     retriever=RetrieverConfig(width=8, heads=2),
     ranker=RankerConfig(width=8, num_cross=1, cross_rank=4, hidden=8),
@@ -105,7 +110,8 @@ class World:
     def of_user(self, user_id: str) -> Interactions:
         """One user's interactions, in time order."""
         users = np.asarray(self.events["user_id"].to_pylist())
-        return self.interactions[users == user_id]
+        own = self.interactions[users == user_id]
+        return own[np.lexsort((own["event"], own["ts"]))]
 
     @cached_property
     def popularity(self) -> Popularity:
@@ -150,11 +156,11 @@ class World:
 
     def write_snapshot(self, path: Path) -> None:
         """Every user's memory, as a batch build would write it."""
-        spec, nothing = MODEL.memory.state, np.zeros(0, np.int64)
+        spec = MODEL.memory.state
         users = sorted(set(self.events["user_id"].to_pylist()))
         rows = [
-            SnapshotRow(user, fold(self.of_user(user), spec), nothing.astype(np.uint64), nothing)
-            for user in users
+            SnapshotRow(user, fold(events, spec), events)
+            for user, events in ((user, self.of_user(user)) for user in users)
         ]
         write_snapshot(path, rows, spec=spec, marks_from=self.watermark_ms + 1)
 

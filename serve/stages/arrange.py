@@ -45,22 +45,33 @@ class Arrange:
             self._config = config.model_copy(update={"values": {recommender.target: 1.0}})
 
     def __call__(
-        self, candidates: Candidates, probabilities: Tensor | None, *, search: bool
+        self,
+        candidates: Candidates,
+        probabilities: Tensor | None,
+        *,
+        search: bool,
+        attraction: Tensor | None = None,
     ) -> Slate:
         """All candidates `(1, C)` in order.
 
         Args:
             probabilities: `(1, C, O)`; None where ranking was skipped: the order is retrieval's.
             search: whether agreement with the query counts, too.
+            attraction: `(1, C)` what refusals and weariness have left of each item's worth, see
+                `models.memory.negative`; an item without any is left out. None: all of it.
         """
         places = candidates.places
         if not places.shape[1]:
             return Slate(np.zeros(0, ROW))
         if probabilities is None:
             scores = torch.full(places.shape, torch.nan)
-            best = torch.argsort(-candidates.relevance, dim=1, stable=True)
+            agreed = (
+                candidates.relevance if attraction is None else candidates.relevance * attraction
+            )
+            best = torch.argsort(-agreed, dim=1, stable=True)
         else:
             scores = arrange.value(probabilities, self._heads, self._config)
+            scores = scores if attraction is None else scores * attraction
             if search:
                 scores = arrange.mix(scores, candidates.relevance, self._config)
             best = arrange.order(scores, places)
@@ -71,4 +82,6 @@ class Arrange:
             ("score", scores),
         ):
             rows[name] = column.gather(1, best)[0].numpy()
-        return Slate(rows)
+        if attraction is None:
+            return Slate(rows)
+        return Slate(rows[attraction.gather(1, best)[0].numpy() > 0])

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 
 import lmdb
 import numpy as np
+import torch
+from torch import Tensor
 
 from models.catalogue import Catalogue
 from models.events import INTERACTION, key64
 from models.features import FeatureConfig, UserSide, context_codes, user_side
 from models.memory import EMPTY, MemorySpec, MemoryView, State, user_features, view
+from models.memory.negative import attraction
 from models.stores import MemoryStore
 
 
@@ -62,6 +65,22 @@ class ReadMemory:
         # ValueError: the codec refuses damaged bytes.
         except (lmdb.Error, OSError, RuntimeError, ValueError) as error:
             raise MemoryUnavailableError(f"memory cannot be read: {error}") from error
+
+    def attraction(self, memory: Remembered, places: Tensor) -> Tensor | None:
+        """`(1, C)` what refusals and weariness leave of items at places `(1, C)`; None: all."""
+        spec, state = self._memory.state, memory.state
+        if spec.shown and spec.refused and not len(state.shown) and not len(state.refused):
+            return None
+        left = attraction(
+            state.shown,
+            state.refused,
+            state.ring,
+            self._catalogue.keys[places[0].numpy()],
+            now_ms=memory.view.now_ms,
+            gap_ms=self._memory.view.session_gap,
+            spec=self._memory.view.negative,
+        )
+        return torch.from_numpy(left.astype(np.float32))[None]
 
     def __call__(
         self,
