@@ -131,8 +131,9 @@ class ViewSpec(Config):
     slow: Duration = Field(180 * DAY_MS, gt=0)
     session_gap: Duration = Field(HOUR_MS // 2, gt=0)
     """A silence that ends a session where no session id is given."""
-    drift_prior: float = Field(5.0, gt=0)
-    """Pseudo-events: drift counts for half when the fast profile rests on this many."""
+    drift_prior: float = Field(20.0, gt=0)
+    """Pseudo-events: drift counts for half when the fast profile rests on this many. With 20 one
+    level suits people who come daily and weekly (`tests/benchmarks/bench_drift.py`)."""
     rhythm: RhythmSpec = RhythmSpec()
     return_half_life: Duration = Field(60 * DAY_MS, gt=0)
     """Silence after which long memory counts for half when somebody comes back."""

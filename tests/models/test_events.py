@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.events import MAX_ID_BYTES, SCHEMA, Validated, validate
+from models.events import MAX_FACT_BYTES, MAX_ID_BYTES, SCHEMA, Validated, validate
 
 NOW_MS = 1_700_000_000_000
 SKEW_MS = 300_000
@@ -32,6 +32,7 @@ def checked(*rows: dict[str, object], delay_ms: int = 0) -> Validated:
     return validate(table(*rows), now_ms=NOW_MS, max_skew_ms=SKEW_MS, delay_ms=delay_ms)
 
 
+FACT: dict[str, object] = {"action": "state", "item_id": None, "slot": "budget"}
 WRONG: list[tuple[dict[str, object], str]] = [
     ({"user_id": None}, "no user_id"),
     ({"event_id": None}, "no event_id"),
@@ -55,9 +56,21 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"propensity": 0.0}, "propensity outside (0, 1]"),
     ({"propensity": 1.5}, "propensity outside (0, 1]"),
     ({"propensity": float("nan")}, "propensity outside (0, 1]"),
+    ({"slot": "budget"}, "slot or fact without the action `state`"),
+    ({"fact": "1"}, "slot or fact without the action `state`"),
+    ({"action": "state", "item_id": None}, "action `state` without a slot"),
+    ({**FACT, "fact_source": "rumour"}, "unknown fact_source"),
+    *(
+        ({**FACT, "fact": text}, f"fact is no JSON or over {MAX_FACT_BYTES} bytes")
+        for text in ("", "{", "NaN", "1e999", "[" * 2000 + "]" * 2000, '"' + "a" * 4095 + '"')
+    ),
+    ({**FACT, "valid_until": NOW_MS - 1_000}, "valid_until not after ts"),
 ]
 RIGHT: list[dict[str, object]] = [
     {},
+    FACT,  # withdraws the slot
+    {**FACT, "fact": '{"max": [1, 2]}', "fact_source": "inferred", "valid_until": NOW_MS},
+    {**FACT, "item_id": "i1", "fact": "null"},
     {"ts": 0},
     {"ts": NOW_MS + SKEW_MS},
     {"action": "search", "item_id": None},

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.config import DAY_MS
 from models.events import ACTIONS, INTERACTION, Interactions
-from models.memory import EMPTY, MemorySpec, StateSpec, fold, merge, view
+from models.memory import Histories, MemorySpec, StateSpec, views
 
 NUM_INTERESTS = 16
 ORIGIN_MS = 1_600_000_000_000
@@ -65,24 +66,28 @@ def live(life: Life, seed: int) -> Interactions:
 
 
 def drift(
-    events: Interactions, days: NDArray[np.int64], specs: list[MemorySpec]
+    lives: list[Interactions], days: NDArray[np.int64], spec: MemorySpec
 ) -> NDArray[np.float64]:
-    """`(S, D, 2)` cosine and Jensen-Shannon drift by each spec at the end of each day.
+    """`(U, D, 2)` cosine and Jensen-Shannon drift of each life as each day begins."""
+    events = np.concatenate(lives)
+    histories = Histories(
+        users=pa.array([str(user) for user in range(len(lives))]),
+        offsets=np.cumsum([0, *(len(life) for life in lives)]),
+        interactions=events,
+        arrived=events["ts"].astype(np.int64),
+    )
+    users = np.repeat(np.arange(len(lives)), len(days))
+    moments = np.tile(moment(days), len(lives))
+    parts = [
+        np.stack([seen.drift_cosine, seen.drift_jensen_shannon], axis=-1)
+        for seen in views(histories, users, moments, spec=spec)
+    ]
+    return np.concatenate(parts).reshape(len(lives), len(days), 2)
 
-    The specs keep the same state and differ in the reading.
-    """
-    found = np.empty((len(specs), len(days), 2))
-    state, done = EMPTY, 0
-    moments = ORIGIN_MS + (days + 1) * DAY_MS
-    for place, now_ms in enumerate(moments.tolist()):
-        seen = int(np.searchsorted(events["ts"], now_ms))
-        if seen > done:
-            state = merge(state, fold(events[done:seen], STATE), STATE)
-            done = seen
-        for row, spec in enumerate(specs):
-            one = view(state, now_ms=now_ms, spec=spec)
-            found[row, place] = one.drift_cosine, one.drift_jensen_shannon
-    return found
+
+def moment(days: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Milliseconds of the beginning of days of a life."""
+    return ORIGIN_MS + days * DAY_MS
 
 
 def threshold(steady: NDArray[np.float64], share: float) -> float:

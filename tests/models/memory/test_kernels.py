@@ -163,8 +163,9 @@ def test_the_middle_reading_is_off_by_at_most_the_stated_factor(
     middle = kernel(middle_days(known.start, known.end, now_ms))[known.atom]
     exact = kernel(age_days(known.ts, now_ms))
     room = factor(width, young)[known.atom] * (1 + 1e-12)
-    assert (exact <= middle * room).all()
-    assert (middle <= exact * room).all()
+    lost = 1e-300  # below it a weight has fewer digits
+    assert (exact <= middle * room + lost).all()
+    assert (middle <= exact * room + lost).all()
 
 
 def test_bounds_are_sharp_and_close_where_the_time_is_known() -> None:
