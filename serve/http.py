@@ -92,6 +92,15 @@ def _add_memory(app: FastAPI, service: Service) -> None:
             lambda: service.recall(known, read(read.state(known), now_ms=clock())), reading
         )
 
+    @app.get(path + "/{feature}", **_gives(schemas.ExplanationReply))
+    async def explained(user_id: str, feature: str) -> Response:
+        """The events behind one number of a user's memory, with their exact shares in it.
+
+        Such as `num_purchase_30d`, `intensity` or `fast_7`; a wrong name is told the right ones.
+        """
+        known = _id(user_id)
+        return await _reply(lambda: _explained(service, known, feature), reading)
+
     @app.delete(path, **_gives(schemas.ErasureReceipt))
     async def erase(
         user_id: str, item_id: str | None = None, before: str | None = None
@@ -201,6 +210,17 @@ def _part(item_id: str | None, before: str | None) -> dict[str, Any]:
     except ValueError as error:
         name = "before" if item_id is None else "item_id"
         raise Problem(400, "invalid-request", f"{name}: {error}") from None
+
+
+def _explained(service: Service, user_id: str, feature: str) -> dict[str, Any]:
+    read, opened = service.pipeline.read, service.opened
+    # The state is folded from the history, so that both are of one moment.
+    history = opened.store.interactions(user_id)
+    memory = read(read.fold(history), now_ms=opened.clock())
+    try:
+        return service.recall.explain(memory, feature, history)
+    except ValueError as error:
+        raise Problem(404, "not-found", str(error)) from None
 
 
 def _forget(store: MemoryStore, user_id: str, what: dict[str, Any]) -> Receipt:

@@ -10,14 +10,16 @@ import numpy as np
 
 from models.catalogue import Catalogue
 from models.config import format_duration
-from models.events import ACTION_NAMES
+from models.events import ACTION_NAMES, Interactions
 from models.memory import MemorySpec
+from models.memory.explain import explain
 from models.stores import Receipt
 from serve.facts import holds
 from serve.schemas import rfc3339
 from serve.stages.explain import Explain
 from serve.stages.memory import Remembered
 
+_CONTRIBUTIONS = 200
 _INTERESTS = 10
 _ITEMS = 20
 
@@ -64,6 +66,41 @@ class Recall:
             "interests": self._interests(memory),
             "items": self._items(memory),
             "interactions": self._interactions(memory),
+        }
+
+    def explain(self, memory: Remembered, feature: str, history: Interactions) -> dict[str, Any]:
+        """The events behind one feature; see `serve.schemas.ExplanationReply`.
+
+        Args:
+            history: all events of the user, as the store has them.
+
+        Raises:
+            ValueError: when the feature cannot be explained, naming what can.
+        """
+        now, spec = memory.view.now_ms, self._memory
+        found = explain(memory.state, feature=feature, now_ms=now, spec=spec, history=history)
+        told = found.contributions[:_CONTRIBUTIONS]
+        items = dict(
+            zip(self._catalogue.keys.tolist(), ["", *self._catalogue.item_ids], strict=True)
+        )
+        return {
+            "feature": feature,
+            "as_of": rfc3339(now),
+            "value": found.value if math.isfinite(found.value) else None,
+            "total": found.total if math.isfinite(found.total) else None,
+            "contributions": [
+                {
+                    "item_id": self._catalogue.item_ids[place - 1] if place else None,
+                    "action": one.action,
+                    "interests": self._values.get(one.interest, []),
+                    "from": rfc3339(one.start_ms),
+                    "until": rfc3339(one.end_ms),
+                    "count": one.count,
+                    "share": one.share,
+                }
+                for one, place in zip(told, places.tolist(), strict=True)
+            ],
+            "rest": max(1.0 - math.fsum(one.share for one in told), 0.0) if told else 0.0,
         }
 
     def _interests(self, memory: Remembered) -> list[dict[str, Any]]:

@@ -322,6 +322,35 @@ class MemoryReply(Reply):
     """Newest first."""
 
 
+class Contribution(Reply):
+    """An event behind a feature, or a group of events that memory no longer tells apart."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    item_id: str | None
+    action: str
+    interests: list[str]
+    from_: str = Field(alias="from")
+    until: str
+    count: int
+    share: float
+
+
+class ExplanationReply(Reply):
+    """`GET /v1/users/{user_id}/memory/{feature}`: what made a number, event by event."""
+
+    feature: str
+    as_of: str
+    value: float | None
+    """As memory shows it; None: infinite."""
+    total: float | None
+    """What events brought of it."""
+    contributions: list[Contribution]
+    """The largest first, at most 200."""
+    rest: float
+    """Share of those that are not listed; with theirs, all shares sum to one."""
+
+
 class ErasureReceipt(Reply):
     """`DELETE /v1/users/{user_id}/memory`, all or a part: what was removed.
 

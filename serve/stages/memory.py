@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from models.catalogue import Catalogue
-from models.events import INTERACTION, key64
+from models.events import INTERACTION, Interactions, key64
 from models.features import FeatureConfig, UserSide, context_codes, user_side
-from models.memory import EMPTY, MemorySpec, MemoryView, State, user_features, view
+from models.memory import EMPTY, MemorySpec, MemoryView, State, fold, user_features, view
 from models.memory.negative import attraction
 from models.stores import MemoryStore
 
@@ -65,6 +65,10 @@ class ReadMemory:
         # ValueError: the codec refuses damaged bytes.
         except (lmdb.Error, OSError, RuntimeError, ValueError) as error:
             raise MemoryUnavailableError(f"memory cannot be read: {error}") from error
+
+    def fold(self, history: Interactions) -> State:
+        """The state of a whole history: what the store holds, at the moment of that history."""
+        return fold(history, self._memory.state)
 
     def attraction(self, memory: Remembered, places: Tensor) -> Tensor | None:
         """`(1, C)` what refusals and weariness leave of items at places `(1, C)`; None: all."""

@@ -123,3 +123,23 @@ def test_what_was_dismissed_is_not_recommended_but_can_be_found(client: Client):
     assert first in ids(client.search(words, user_id="ann", page_size=100))
     client.events(event(2, item_id=first, action="save"))  # sought out again
     assert first in ids(client.recommend("ann", page_size=100))
+
+
+def test_a_number_of_memory_is_explained_by_its_events(client: Client):
+    client.events(event(1), event(2, item_id="blue-mug"))
+    told = client.get("/v1/users/ann/memory/num_purchase_7d")
+    schemas.ExplanationReply.model_validate(told)
+    assert {c["item_id"] for c in told["contributions"]} == {"red-clock", "blue-mug"}
+    assert sum(c["share"] for c in told["contributions"]) == pytest.approx(1.0)
+    counts = client.get("/v1/users/ann/memory")["counts"]["purchase"]["7d"]
+    assert told["value"] == pytest.approx(counts, rel=1e-3)
+    whole = client.get(f"/v1/users/{USER}/memory/num_events")
+    assert sum(c["count"] for c in whole["contributions"]) == whole["value"] == 12
+    nobody = client.get("/v1/users/nobody/memory/recency")
+    assert (nobody["value"], nobody["contributions"]) == (None, [])
+
+
+def test_a_number_that_cannot_be_explained_names_what_can(client: Client):
+    for name, said in (("drift_cosine", "fast_0"), ("weather", "no feature")):
+        reply = client.send("GET", f"/v1/users/ann/memory/{name}")
+        assert said in problem(reply, 404, "not-found")["detail"]

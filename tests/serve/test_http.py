@@ -218,6 +218,7 @@ def test_openapi_describes_every_endpoint(shared: Client):
         "/v1/search",
         "/v1/events",
         "/v1/users/{user_id}/memory",
+        "/v1/users/{user_id}/memory/{feature}",
         "/v1/users/{user_id}/export",
         "/v1/users/{user_id}/facts/{slot}",
         "/v1/releases",
