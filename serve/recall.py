@@ -80,9 +80,7 @@ class Recall:
         now, spec = memory.view.now_ms, self._memory
         found = explain(memory.state, feature=feature, now_ms=now, spec=spec, history=history)
         told = found.contributions[:_CONTRIBUTIONS]
-        items = dict(
-            zip(self._catalogue.keys.tolist(), ["", *self._catalogue.item_ids], strict=True)
-        )
+        places = self._catalogue.places(np.array([one.item for one in told], np.uint64))
         return {
             "feature": feature,
             "as_of": rfc3339(now),
