@@ -1,8 +1,10 @@
 """Where memory is kept: one protocol and its implementations.
 
-`LmdbStore` keeps everything in a folder. `write_snapshot` is what a batch build and a store share.
+`LmdbStore` keeps everything in a folder. `write_snapshot` is what a batch build and a store share;
+`export` shows a person all that a store holds about them.
 """
 
+from models.stores.export import export
 from models.stores.lmdb import LmdbStore
 from models.stores.protocol import (
     Clock,
@@ -26,6 +28,7 @@ __all__ = [
     "SnapshotRow",
     "StoreConfig",
     "StoreFullError",
+    "export",
     "wall_clock",
     "write_snapshot",
 ]

@@ -3,17 +3,23 @@
 | database | key | value |
 |---|---|---|
 | users | user id, UTF-8 | user number |
-| states | user number | bytes of the memory codec |
+| states | user number | see `models.stores.pending` |
 | marks | user number, event key | ts |
-| history | user number, ts, event key | sequence number, JSON row |
+| history | user number, ts, event key | sequence number, packed rest, JSON row |
+| interests | user number, interest, ts, event key | |
 | stream | sequence number | key in history |
 | late | user number, event key | JSON row |
-| tombstones | `tombstone_key` of the user id | erased_at_ms |
+| tombstones | see `models.stores.tombstones` | ts |
 | meta | `format`, `spec`, `counters` | |
+
+A mark lasts as long as its event, so an event that is known is known for ever. Events that came
+with a snapshot have sequence number 0 and no JSON row. `interests` leads `MemoryStore.nearest` to
+the last events of a bucket; it holds what the ring is made of.
 
 Numbers are 8 bytes, big-endian, so that keys sort as numbers do and all that is a user's is one
 range. A user number is given once and never again; unlike a hash of the id it cannot collide, so no
-user's mark hides another user's event, and an erasure reaches exactly one user.
+user's mark hides another user's event, and an erasure reaches exactly one user. (An interest has 2
+bytes.)
 """
 
 from __future__ import annotations
@@ -21,14 +27,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
+from itertools import takewhile
 from typing import TypeAlias
 
 import lmdb
+import numpy as np
+from numpy.typing import NDArray
 
 from models.events import MAX_ID_BYTES
-from models.memory import State, StateSpec, decode
+from models.stores.tombstones import Graves, user_key
 
-FORMAT = b"1"
+FORMAT = b"2"
 Txn: TypeAlias = "lmdb.Transaction[bytes]"  # the C class takes no subscript
 
 
@@ -40,6 +49,7 @@ class Databases:
     states: lmdb._Database
     marks: lmdb._Database
     history: lmdb._Database
+    interests: lmdb._Database
     stream: lmdb._Database
     late: lmdb._Database
     tombstones: lmdb._Database
@@ -49,6 +59,14 @@ class Databases:
     def open(env: lmdb.Environment) -> Databases:
         """Opens them, and makes those that are missing."""
         return Databases(*(env.open_db(name.encode()) for name in Databases.names()))
+
+    def num_bytes(self, txn: Txn) -> int:
+        """Of all pages with records on them."""
+        stats = [txn.stat(getattr(self, name)) for name in self.names()]
+        return sum(
+            stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
+            for stat in stats
+        )
 
     @staticmethod
     def names() -> tuple[str, ...]:
@@ -70,9 +88,7 @@ class Counters:
     watermark: int = 0
     """Time of the newest event applied, milliseconds."""
     floor: int = 0
-    """Marks of events before it may be gone, so such an event is late whatever the clock says."""
-    hand: bytes = b""
-    """Key of the mark where the next sweep begins."""
+    """An unknown event before it is late, whatever the clock says: `marks_from` of the snapshot."""
 
     @staticmethod
     def read(txn: Txn, databases: Databases) -> Counters:
@@ -80,13 +96,11 @@ class Counters:
         stored = txn.get(b"counters", db=databases.meta)
         if stored is None:
             return Counters()
-        user, sequence, watermark, floor = _COUNTERS.unpack_from(stored)
-        return Counters(user, sequence, watermark, floor, stored[_COUNTERS.size :])
+        return Counters(*_COUNTERS.unpack(stored))
 
     def write(self, txn: Txn, databases: Databases) -> None:
         """Keeps them with the rest of the transaction."""
-        *numbers, hand = astuple(self)
-        txn.put(b"counters", _COUNTERS.pack(*numbers) + hand, db=databases.meta)
+        txn.put(b"counters", _COUNTERS.pack(*astuple(self)), db=databases.meta)
 
 
 def join(*numbers: int) -> bytes:
@@ -99,23 +113,41 @@ def part(packed: bytes) -> tuple[int, ...]:
     return struct.unpack(f">{len(packed) // 8}Q", packed)
 
 
-def under(txn: Txn, database: lmdb._Database, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """All records whose keys begin with `prefix`, in order."""
-    with txn.cursor(database) as cursor:
-        more = cursor.set_range(prefix)
-        while more and cursor.key().startswith(prefix):
-            yield cursor.item()
-            more = cursor.next()
+NUMBER = np.dtype([("number", ">u8")])
+BY_EVENT = np.dtype([("number", ">u8"), ("event", ">u8")])
+BY_TIME = np.dtype([("number", ">u8"), ("ts", ">u8"), ("event", ">u8")])
+BY_INTEREST = np.dtype([("number", ">u8"), ("interest", ">u2"), ("ts", ">u8"), ("event", ">u8")])
 
 
-def remove(txn: Txn, database: lmdb._Database, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The same, each removed once its turn is over."""
+def keys_of(kind: np.dtype[np.void], *columns: NDArray[np.integer]) -> list[bytes]:
+    """`(N,)` keys or values of `(N,)` columns, many at a time."""
+    packed = np.empty(len(columns[0]), kind)
+    for name, column in zip(kind.names or (), columns, strict=True):
+        packed[name] = column
+    keys: list[bytes] = packed.view(f"V{kind.itemsize}").tolist()
+    return keys
+
+
+def under(
+    txn: Txn, database: lmdb._Database, prefix: bytes, *, reverse: bool = False
+) -> Iterator[tuple[bytes, bytes]]:
+    """All records whose keys begin with `prefix`, in order or from the last to the first.
+
+    The prefix is not all 0xff bytes: numbers of users and interests never are.
+    """
     with txn.cursor(database) as cursor:
-        more = cursor.set_range(prefix)
-        while more and cursor.key().startswith(prefix):
-            yield cursor.item()
-            cursor.delete()
-            more = bool(cursor.key())
+        if reverse:
+            beyond = cursor.set_range(_successor(prefix))
+            found = cursor.iterprev() if (cursor.prev() if beyond else cursor.last()) else ()
+        else:
+            found = cursor.iternext() if cursor.set_range(prefix) else ()
+        yield from takewhile(lambda item: item[0].startswith(prefix), found)
+
+
+def _successor(prefix: bytes) -> bytes:
+    """The least key after all that begin with `prefix`."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes([stem[-1] + 1])
 
 
 def number_of(txn: Txn, databases: Databases, user_id: str) -> bytes | None:
@@ -124,7 +156,12 @@ def number_of(txn: Txn, databases: Databases, user_id: str) -> bytes | None:
     return txn.get(key, db=databases.users) if 0 < len(key) <= MAX_ID_BYTES else None
 
 
-def state_of(txn: Txn, databases: Databases, number: bytes | None, spec: StateSpec) -> State | None:
-    """The state kept under a user number; None for no number, or a user with late events only."""
-    blob = txn.get(number, db=databases.states) if number else None
-    return decode(blob, spec) if blob else None
+def graves_of(txn: Txn, databases: Databases, user_id: str) -> Graves:
+    """The tombstones of a user."""
+    found = under(txn, databases.tombstones, user_key(user_id))
+    return Graves.of(user_id, [(key, part(ts)[0]) for key, ts in found])
+
+
+def tombstones_of(txn: Txn, databases: Databases) -> dict[bytes, int]:
+    """All tombstones."""
+    return {key: part(ts)[0] for key, ts in under(txn, databases.tombstones, b"")}

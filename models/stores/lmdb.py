@@ -17,12 +17,14 @@ from itertools import islice
 from pathlib import Path
 
 import lmdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.events import SCHEMA, Interests
-from models.memory import EMPTY, State, StateSpec
+from models.events import SCHEMA, Interactions, Interests
+from models.memory import State, StateSpec, tiles
+from models.stores.batch import Batch
+from models.stores.committer import Committer
+from models.stores.erasing import Erasing
 from models.stores.layout import (
     FORMAT,
     Counters,
@@ -31,9 +33,10 @@ from models.stores.layout import (
     join,
     number_of,
     part,
-    state_of,
+    tombstones_of,
     under,
 )
+from models.stores.loading import load
 from models.stores.protocol import (
     Clock,
     Outcome,
@@ -42,14 +45,12 @@ from models.stores.protocol import (
     StoreFullError,
     wall_clock,
 )
+from models.stores.reading import body_of, nearest_to, state_of, stored_of
 from models.stores.rows import to_batch
-from models.stores.snapshot import (
-    Snapshot,
-    SnapshotInfo,
-    SnapshotRow,
-    write_snapshot,
-)
-from models.stores.writing import Batch, Writing
+from models.stores.said import rows_of
+from models.stores.snapshot import Snapshot, SnapshotInfo, SnapshotRow, write_snapshot
+from models.stores.tombstones import Tombstones
+from models.stores.writing import Writing
 
 _MAX_READERS = 512  # threads and processes that read at one moment
 _PAGE = 512  # records read in one transaction
@@ -78,10 +79,11 @@ class LmdbStore:
     ) -> None:
         self._config, self._spec = config, spec
         self._interests, self._clock = interests, clock
+        self._committer = Committer(self._apply)
         config.path.mkdir(parents=True, exist_ok=True)
         self._env = lmdb.open(
             str(config.path),
-            map_size=config.map_size_bytes,
+            map_size=2 * config.map_size_bytes,  # LMDB writes a page anew to take a record off it
             max_dbs=len(Databases.names()),
             max_readers=_MAX_READERS,
             sync=config.sync,
@@ -89,8 +91,8 @@ class LmdbStore:
         )
         try:
             self._env.reader_check()  # frees the slots of readers that were killed
-            self._databases = Databases.open(self._env)
             self._claim()
+            self._databases = Databases.open(self._env)
         except BaseException:
             self._env.close()
             raise
@@ -105,21 +107,41 @@ class LmdbStore:
         """The states at one moment, in the order asked for; `EMPTY` for an unknown user."""
         with self._begin() as txn:
             numbers = [number_of(txn, self._databases, user_id) for user_id in user_ids]
-            states = [state_of(txn, self._databases, number, self._spec) for number in numbers]
-        return [state or EMPTY for state in states]
+            return [state_of(txn, self._databases, number, self._spec) for number in numbers]
 
     def apply_many(self, events: pa.Table) -> list[Outcome]:
         """Stores events, all or none of them; see `MemoryStore.apply_many`."""
         batch = Batch.of(events, self._interests)
-        if not batch.users:
+        if not len(batch):
             return []
-        with self._write() as writing:
-            return writing.apply(batch, self._clock() - self._config.dedup_horizon)
+        tiles.fold(batch.interactions, self._spec)  # refuses now what could not be folded later
+        return self._committer.commit(batch)
 
     def delete(self, user_id: str) -> Receipt:
         """Removes everything of a user; a tombstone stays. See `MemoryStore.delete`."""
         with self._write() as writing:
-            return writing.erase(user_id, self._clock())
+            return Erasing(writing).forget(user_id, now_ms=self._clock())
+
+    def forget(
+        self, user_id: str, *, item_id: str | None = None, before_ms: int | None = None
+    ) -> Receipt:
+        """Removes an item or a time from a user's memory; see `MemoryStore.forget`."""
+        if item_id is None and before_ms is None:
+            raise ValueError("forget what? Give item_id or before_ms; `delete` forgets everything")
+        with self._write() as writing:
+            return Erasing(writing).forget(
+                user_id, now_ms=self._clock(), item_id=item_id, before_ms=before_ms
+            )
+
+    def tombstones(self) -> dict[bytes, int]:
+        """All that was forgotten, as hashes; see `MemoryStore.tombstones`."""
+        with self._begin() as txn:
+            return tombstones_of(txn, self._databases)
+
+    def bury(self, tombstones: Tombstones) -> int:
+        """Forgets here what was forgotten elsewhere; see `MemoryStore.bury`."""
+        with self._write() as writing:
+            return Erasing(writing).bury(tombstones)
 
     def history(self, user_id: str) -> pa.Table:
         """The user's events that this store received, late ones too, by time."""
@@ -127,15 +149,42 @@ class LmdbStore:
             number = number_of(txn, self._databases, user_id)
             if number is None:
                 return SCHEMA.empty_table()
-            stored = [value[8:] for _, value in under(txn, self._databases.history, number)]
+            values = [value for _, value in under(txn, self._databases.history, number)]
             late = [value for _, value in under(txn, self._databases.late, number)]
-        known = pa.Table.from_batches([to_batch(stored)])
+        received = [body for body in map(body_of, values) if body]
+        known = pa.Table.from_batches([to_batch(received)])
         unknown = pa.Table.from_batches([to_batch(late)])
         # A late event may be one whose mark was gone, sent again with another time.
         again = pc.is_in(unknown["event_id"], value_set=known["event_id"])
         return pa.concat_tables([known, unknown.filter(pc.invert(again))]).sort_by(
             [("ts", "ascending"), ("event_id", "ascending")]
         )
+
+    def interactions(self, user_id: str) -> Interactions:
+        """All events that count, in `(ts, event)` order; see `MemoryStore.interactions`."""
+        with self._begin() as txn:
+            number = number_of(txn, self._databases, user_id)
+            return stored_of(txn, self._databases, number).interactions
+
+    def nearest(
+        self, user_id: str, *, interests: Sequence[int], recent: int, num: int
+    ) -> Interactions:
+        """The last events of all and of some interests; see `MemoryStore.nearest`."""
+        if recent > self._spec.ring:
+            raise ValueError(
+                f"the ring keeps {self._spec.ring} interactions, so the last {recent} are not "
+                "there for certain; ask for fewer, or raise `ring` in the state spec and rebuild"
+            )
+        with self._begin() as txn:
+            return nearest_to(
+                txn,
+                self._databases,
+                number_of(txn, self._databases, user_id),
+                spec=self._spec,
+                interests=interests,
+                recent=recent,
+                num=num,
+            )
 
     def late_events(self) -> Iterator[pa.RecordBatch]:
         """All late events, for the next rebuild."""
@@ -153,11 +202,11 @@ class LmdbStore:
         while True:
             with self._begin() as txn:
                 found = self._next(txn, self._databases.stream, join(after))
-                stored = [txn.get(key, b"", db=self._databases.history)[8:] for _, key in found]
+                stored = [txn.get(key, b"", db=self._databases.history) for _, key in found]
             if not found:
                 return
             (after,) = part(found[-1][0])
-            yield after, to_batch(stored)
+            yield after, to_batch([body_of(value) for value in stored])
 
     def scan(self) -> Iterator[tuple[str, State]]:
         """All users in order of id; each state is whole, users may change between them."""
@@ -169,7 +218,7 @@ class LmdbStore:
             if not found:
                 return
             for (user, _), state in zip(found, states, strict=True):
-                if state is not None:
+                if state:
                     yield user.decode(), state
             after = found[-1][0]
 
@@ -184,22 +233,20 @@ class LmdbStore:
                 spec=self._spec,
                 marks_from=max(counters.floor, recent),
                 offset=counters.sequence,
-                tombstones={
-                    key: part(ts)[0] for key, ts in under(txn, self._databases.tombstones, b"")
-                },
+                tombstones=tombstones_of(txn, self._databases),
             )
 
     def restore(self, path: Path | str) -> SnapshotInfo:
         """Loads a snapshot, all or nothing; see `MemoryStore.restore`."""
         snapshot = Snapshot(path, self._spec)
-        with self._write() as writing:
+        with self._write(is_bounded=True) as writing:
             num_users = writing.txn.stat(self._databases.users)["entries"]
             if num_users:
                 raise ValueError(
                     f"store {self._config.path} has {num_users} users, so snapshot {path} cannot "
                     "be restored into it; restore into a store with a new path"
                 )
-            writing.load(snapshot)
+            load(writing, snapshot)
         return snapshot.info
 
     def close(self) -> None:
@@ -208,7 +255,7 @@ class LmdbStore:
 
     def _claim(self) -> None:
         """Marks a new store with its layout and spec; checks those of an old one."""
-        digest, meta = self._spec.digest().encode(), self._databases.meta
+        digest, meta = self._spec.digest().encode(), self._env.open_db(b"meta")
         with self._begin() as txn:
             is_new = txn.get(b"format", db=meta) is None
         if is_new:
@@ -221,7 +268,9 @@ class LmdbStore:
         if layout != FORMAT.decode():
             raise ValueError(
                 f"store {self._config.path} has layout {layout}; this release reads layout "
-                f"{FORMAT.decode()}. Open it with the release that made it."
+                f"{FORMAT.decode()}. Set `path` to a new folder and restore a snapshot into it, "
+                "built with `python -m jobs.prepare` and `python -m jobs.release` from all events, "
+                "those of this store's stream too. The release that made the store still reads it."
             )
         if spec != self._spec.digest():
             raise ValueError(
@@ -236,11 +285,7 @@ class LmdbStore:
             with self._env.begin(write=write) as txn:
                 yield txn
         except lmdb.MapFullError as error:
-            raise StoreFullError(
-                f"store {self._config.path} is full: raise `map_size_bytes`, now "
-                f"{self._config.map_size_bytes}, and open it again, in every process that uses it. "
-                "Nothing of this call was kept; reads go on."
-            ) from error
+            raise self._full() from error
         except lmdb.MapResizedError as error:
             raise RuntimeError(
                 f"store {self._config.path} was made larger by another process than "
@@ -248,21 +293,34 @@ class LmdbStore:
                 "every process and open it again."
             ) from error
 
+    def _apply(self, batch: Batch) -> list[Outcome]:
+        with self._write(is_bounded=True) as writing:
+            return writing.apply(batch, self._clock() - self._config.dedup_horizon)
+
     @contextmanager
-    def _write(self) -> Iterator[Writing]:
+    def _write(self, *, is_bounded: bool = False) -> Iterator[Writing]:
+        """A write transaction; a bounded one must leave the store within `map_size_bytes`."""
         with self._begin(write=True) as txn:
             writing = Writing(txn, self._databases, self._spec)
             yield writing
             writing.close()
+            if is_bounded and self._databases.num_bytes(txn) > self._config.map_size_bytes:
+                raise self._full()
+
+    def _full(self) -> StoreFullError:
+        return StoreFullError(
+            f"store {self._config.path} is full: raise `map_size_bytes`, now "
+            f"{self._config.map_size_bytes}, and open it again, in every process that uses it. "
+            "Nothing of this call was kept; reading and forgetting go on."
+        )
 
     def _rows(self, txn: Txn) -> Iterator[SnapshotRow]:
         for user, number in under(txn, self._databases.users, b""):
             state = state_of(txn, self._databases, number, self._spec)
-            if state is not None:  # some users have late events only
-                marks = list(under(txn, self._databases.marks, number))
-                keys = np.array([part(key)[1] for key, _ in marks], np.uint64)
-                times = np.array([part(ts)[0] for _, ts in marks], np.int64)
-                yield SnapshotRow(user.decode(), state, keys, times)
+            if state:  # some users have late events only
+                stored = stored_of(txn, self._databases, number)
+                said = rows_of(stored.interactions, stored.bodies)
+                yield SnapshotRow(user.decode(), state, stored.interactions, said)
 
     def _next(self, txn: Txn, database: lmdb._Database, after: bytes) -> list[tuple[bytes, bytes]]:
         """The records of the next page, whose keys come after `after`."""

@@ -1,8 +1,8 @@
 """What every memory store can do, and the words it answers with.
 
-A store does what the memory algebra leaves to it: it makes sure that an event counts once. It
-keeps each user's state, one dedup mark per event, the user's own history and the stream of all
-events, and changes them together or not at all.
+A store does what the memory algebra leaves to it: it makes sure that an event counts once, and
+that what was forgotten stays so. It keeps each user's state, one dedup mark per event, the user's
+whole history and the stream of all events, and changes them together or not at all.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import pyarrow as pa
 from pydantic import Field
 
 from models.config import DAY_MS, Config, Duration
+from models.events import Interactions
 from models.memory import State
 from models.stores.snapshot import SnapshotInfo
+from models.stores.tombstones import Tombstones
 
 Clock = Callable[[], int]
 """Milliseconds since 1970."""
@@ -36,7 +38,8 @@ class StoreConfig(Config):
     path: Path
     """A folder; it is made when missing."""
     map_size_bytes: int = Field(1 << 30, ge=1 << 20)
-    """Most the store can grow to; the file takes only what is used. The same in every process."""
+    """Most that can be stored. The file takes only what is used, but at times twice of it: so that
+    forgetting works in a full store. The same in every process."""
     dedup_horizon: Duration = Field(7 * DAY_MS, gt=0)
     """An event older than this cannot be proven new and is late."""
     sync: bool = True
@@ -57,24 +60,28 @@ class Outcome(StrEnum):
     LATE = "late"
     """Older than the dedup horizon: kept for the next rebuild, not applied."""
     ERASED = "erased"
-    """Not younger than its user's erasure: not stored."""
+    """Covered by a tombstone of its user, or of the item there: not stored."""
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What an erasure removed. Nothing in it names the user."""
+    """What an erasure removed. Nothing in it names the user or an item."""
 
     num_events: int
     """Stored events, late ones included."""
     num_marks: int
     num_bytes: int
-    """Keys and values of everything removed."""
+    """Keys and values of all records removed. A state that is folded anew is not one of them."""
     erased_at_ms: int
-    """Events of the user up to here stay out: the present, or the newest event if that is later."""
+    """What was forgotten stays out up to here: the present, or the newest event if that is later;
+    after `forget(before_ms=t)`, up to t - 1."""
 
 
 class MemoryStore(Protocol):
-    """One memory of many users. Safe to share between threads; close it before a fork."""
+    """One memory of many users, protocol version 2.
+
+    Safe to share between threads; close it before a fork.
+    """
 
     @property
     def num_users(self) -> int:
@@ -87,6 +94,9 @@ class MemoryStore(Protocol):
 
     def apply_many(self, events: pa.Table) -> list[Outcome]:
         """Stores events, all or none of them; durable when it returns.
+
+        An event of action `state` says a fact; it is stored, marked and streamed like any other.
+        Calls that come at the same time may share one commit; none fails for another's sake.
 
         Args:
             events: good rows of `models.events.validate`, of any users, in any order.
@@ -104,10 +114,71 @@ class MemoryStore(Protocol):
         """Removes everything of a user. A tombstone stays, so that a replay brings nothing back."""
         ...
 
+    def forget(
+        self, user_id: str, *, item_id: str | None = None, before_ms: int | None = None
+    ) -> Receipt:
+        """Removes a user's events with one item, or all events before a time, facts among them.
+
+        What is left is folded anew, so the state is that of somebody who never did the rest. A
+        tombstone stays: of the item for events up to now, or of the time before `before_ms`.
+
+        Args:
+            item_id: the item to forget.
+            before_ms: events with `ts < before_ms` go, facts said before it too.
+
+        Raises:
+            ValueError: when not exactly one of both is given, or `before_ms` lies in the future.
+        """
+        ...
+
+    def tombstones(self) -> dict[bytes, int]:
+        """All that was forgotten, as hashes: see `models.stores.tombstones`.
+
+        A follower of the stream learns of erasures from here: `follower.bury(leader.tombstones())`
+        before or after it has read the stream, as often as it likes.
+        """
+        ...
+
+    def bury(self, tombstones: Tombstones) -> int:
+        """Forgets here what was forgotten elsewhere, and keeps it out from now on.
+
+        Order and repetition change nothing: of two tombstones of one thing the later one holds.
+        Reads the ids of all users; call it with what is new.
+
+        Returns:
+            Number of events removed.
+        """
+        ...
+
     def history(self, user_id: str) -> pa.Table:
         """The user's events that this store received, late ones too, in `SCHEMA`, by time.
 
-        Events that came with a restored snapshot are not here: they are in the log behind it.
+        Events that came with a restored snapshot are in `interactions` only, but for facts: their
+        rows come along.
+        """
+        ...
+
+    def interactions(self, user_id: str) -> Interactions:
+        """All events that count, `(N,)` in `(ts, event)` order, with or without their rows here.
+
+        The state is their fold. Facts are among them as records of action `state`, which `fold`
+        leaves out; late events are not, they do not count yet.
+        """
+        ...
+
+    def nearest(
+        self, user_id: str, *, interests: Sequence[int], recent: int, num: int
+    ) -> Interactions:
+        """A few of a lifelong history, at a cost that does not grow with it.
+
+        Args:
+            interests: buckets of the query's or the candidates' interests.
+            recent: so many last interactions are always there.
+            num: so many last interactions of each bucket join them.
+
+        Returns:
+            `(n,)` distinct interactions in `(ts, event)` order, n at most
+            `recent + num * len(interests)`. Facts are not among them.
         """
         ...
 
@@ -119,8 +190,8 @@ class MemoryStore(Protocol):
         """Accepted events in the order of their commits, in `SCHEMA`.
 
         Each batch comes with the sequence number of its last event: give it as `after` to go on
-        from there. Numbers are never used twice; erased events leave gaps. Ends where the stream
-        ends. An erasure is no event: whoever follows the stream has to be told of it too.
+        from there. Numbers are never used twice; forgotten events leave gaps. Ends where the
+        stream ends. An erasure is no event: `tombstones` tells of it.
         """
         ...
 
@@ -129,11 +200,15 @@ class MemoryStore(Protocol):
         ...
 
     def snapshot(self, path: Path | str) -> SnapshotInfo:
-        """Writes the store as of one moment to one Parquet file (see `models.stores.snapshot`)."""
+        """Writes the store as of one moment to one Parquet file (see `models.stores.snapshot`).
+
+        Histories, the rows of facts and tombstones are in it; other rows, the stream and late
+        events are not.
+        """
         ...
 
     def restore(self, path: Path | str) -> SnapshotInfo:
-        """Loads a snapshot, all or nothing. Users erased since it was written stay out.
+        """Loads a snapshot, all or nothing. What was forgotten since it was written stays out.
 
         Raises:
             ValueError: when the store has users, or the file is damaged or of another spec.

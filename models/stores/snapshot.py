@@ -1,18 +1,20 @@
-"""A snapshot: all users' states in one Parquet file, written by a store or by a batch build.
+"""A snapshot: all users' memories in one Parquet file, written by a store or by a batch build.
 
-Rows `(user_id, state, marks, marks_ts)` in order of user id; `state` is bytes of the memory codec,
-the other two are the keys and times of the user's recent events. The file's metadata (key `ebb`,
-JSON) holds the fields of `SnapshotInfo` and the tombstones.
+Rows `(user_id, state, ts, event, item, session, value, interest, action, said)` in order of user
+id: `state` is bytes of the memory codec, then come lists, the user's whole history in `(ts, event)`
+order, and the JSON rows of facts in it. The file's metadata (key `ebb`, JSON) holds the fields of
+`SnapshotInfo` and the tombstones.
 
-A store that loads it must not apply its events again. `marks_from` says how: every event of the
-snapshot at or after that time has its mark in the rows, and an event before it counts as late.
+The state is the fold of the history, and the facts in it; so a store that loads the snapshot can
+read a lifelong history and forget a part of it. It must not apply those events again: it knows them
+by their keys. An unknown event before `marks_from` counts as late.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -23,34 +25,36 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from models.events import INTERACTION, Interactions
 from models.memory import State, StateSpec, decode, encode
+from models.stores.tombstones import Tombstones, join
 
-VERSION = 1
+VERSION = 2
 _SCHEMA = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
         pa.field("state", pa.binary(), nullable=False),
-        pa.field("marks", pa.list_(pa.uint64()), nullable=False),
-        pa.field("marks_ts", pa.list_(pa.int64()), nullable=False),
+        *(
+            pa.field(name, pa.list_(pa.from_numpy_dtype(INTERACTION[name])), nullable=False)
+            for name in INTERACTION.names or ()
+        ),
+        pa.field("said", pa.list_(pa.binary()), nullable=False),
     ]
 )
 _ROWS = 512  # users held in memory at a time
 # Ids and states hardly repeat and nobody searches them by range.
 _PARQUET = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
 
-Tombstones = Mapping[bytes, int]
-"""`tombstone_key` of an erased user to `erased_at_ms`."""
-
 
 class SnapshotRow(NamedTuple):
-    """One user. `marks` `(m,)` event keys with their times `marks_ts` `(m,)` in milliseconds."""
+    """One user: the state, and all events that made it, `(N,)` in `(ts, event)` order."""
 
     user_id: str
     state: State
-    marks: NDArray[np.uint64]
-    marks_ts: NDArray[np.int64]
+    history: Interactions
+    said: Sequence[bytes] = ()
+    """JSON rows of the facts among them, where those are known; see `models.stores.said`."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,9 @@ class SnapshotInfo:
     num_users: int
 
 
-def tombstone_key(user_id: str) -> bytes:
-    """Sixteen bytes that stand for an erased user where the id itself must not be kept."""
-    return hashlib.blake2b(user_id.encode(), digest_size=16, person=b"ebb-tombstone").digest()
-
-
 def write_snapshot(
     path: Path | str,
-    rows: Iterable[tuple[str, State, NDArray[np.uint64], NDArray[np.int64]]],
+    rows: Iterable[SnapshotRow | tuple[str, State, Interactions]],
     *,
     spec: StateSpec,
     marks_from: int,
@@ -87,23 +86,22 @@ def write_snapshot(
 
     Args:
         rows: `SnapshotRow`s or plain tuples of the same, in rising order of user id.
-        marks_from: every event of the states at or after it has its mark in the rows; older marks
-            are left out. A batch build gives its newest ts less the dedup horizon, or, if it
-            keeps no marks, its newest ts plus 1.
+        marks_from: an unknown event before it is late. A batch build gives its newest ts less the
+            dedup horizon.
         offset: the store's; 0 for a batch build.
-        tombstones: of the users erased so far.
+        tombstones: of what was forgotten so far.
 
     Raises:
-        ValueError: when users are repeated or out of order, or marks and times differ in number.
+        ValueError: when users are repeated or out of order, or the events of one are.
     """
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     seal = _Seal(spec.digest(), marks_from, offset)
-    graves = {key.hex(): ts for key, ts in sorted((tombstones or {}).items())}
-    prepared = (_recent(SnapshotRow(*row), marks_from) for row in rows)
+    graves = {key.hex(): ts for key, ts in sorted(join(tombstones or {}).items())}
+    ordered = (SnapshotRow(*row) for row in rows)
     try:
         with pq.ParquetWriter(unfinished, _SCHEMA, **_PARQUET) as writer:
-            while chunk := list(islice(prepared, _ROWS)):
+            while chunk := list(islice(ordered, _ROWS)):
                 blobs = [encode(row.state, spec) for row in chunk]
                 for row, blob in zip(chunk, blobs, strict=True):
                     seal.add(row, blob)
@@ -155,8 +153,8 @@ class Snapshot:
                 if file.schema_arrow.remove_metadata() != _SCHEMA:
                     raise ValueError(f"its columns are {file.schema_arrow}")
                 for batch in file.iter_batches(_ROWS):
-                    for user_id, blob, marks, marks_ts in _from_batch(batch):
-                        row = SnapshotRow(user_id, decode(blob, self._spec), marks, marks_ts)
+                    for user_id, blob, history, said in _from_batch(batch):
+                        row = SnapshotRow(user_id, decode(blob, self._spec), history, said)
                         seal.add(row, blob)
                         yield row
             if seal.close(self._graves) != self.info:
@@ -179,37 +177,29 @@ def _plainly(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _recent(row: SnapshotRow, marks_from: int) -> SnapshotRow:
-    """The row with its recent marks only, by key: equal sets of marks are equal bytes."""
-    if len(row.marks) != len(row.marks_ts):
-        raise ValueError(
-            f"user {row.user_id!r} has {len(row.marks)} marks and {len(row.marks_ts)} times"
-        )
-    recent = row.marks_ts >= marks_from
-    marks, times = row.marks[recent], row.marks_ts[recent]
-    order = np.argsort(marks)
-    return row._replace(marks=marks[order], marks_ts=times[order])
-
-
 def _to_batch(rows: list[SnapshotRow], blobs: list[bytes]) -> pa.RecordBatch:
-    edges = np.cumsum([0, *(len(row.marks) for row in rows)], dtype=np.int32)
+    edges = np.cumsum([0, *(len(row.history) for row in rows)], dtype=np.int32)
+    events = np.concatenate([row.history for row in rows])
     lists = [
-        pa.ListArray.from_arrays(edges, np.concatenate(columns))
-        for columns in ([row.marks for row in rows], [row.marks_ts for row in rows])
+        pa.ListArray.from_arrays(edges, np.ascontiguousarray(events[name]))
+        for name in INTERACTION.names or ()
     ]
     users = pa.array([row.user_id for row in rows])
-    return pa.RecordBatch.from_arrays([users, pa.array(blobs), *lists], schema=_SCHEMA)
+    said = pa.array([list(row.said) for row in rows], _SCHEMA.field("said").type)
+    return pa.RecordBatch.from_arrays([users, pa.array(blobs), *lists, said], schema=_SCHEMA)
 
 
-def _from_batch(
-    batch: pa.RecordBatch,
-) -> Iterator[tuple[str, bytes, NDArray[np.uint64], NDArray[np.int64]]]:
-    marks, times = (column.flatten().to_numpy() for column in (batch["marks"], batch["marks_ts"]))
-    edges = np.append(0, np.cumsum(batch["marks"].value_lengths().to_numpy()))
-    users, blobs = batch["user_id"].to_pylist(), batch["state"].to_pylist()
-    for place, (user_id, blob) in enumerate(zip(users, blobs, strict=True)):
-        low, high = edges[place], edges[place + 1]
-        yield user_id, blob, marks[low:high], times[low:high]
+def _from_batch(batch: pa.RecordBatch) -> Iterator[tuple[str, bytes, Interactions, list[bytes]]]:
+    lengths = {tuple(batch[name].value_lengths().to_pylist()) for name in INTERACTION.names or ()}
+    if len(lengths) > 1:
+        raise ValueError("its lists differ in length")
+    edges = np.cumsum([0, *lengths.pop()]) if lengths else [0]
+    events = np.empty(int(edges[-1]), INTERACTION)
+    for name in INTERACTION.names or ():
+        events[name] = batch[name].flatten().to_numpy()
+    columns = (batch[name].to_pylist() for name in ("user_id", "state", "said"))
+    for place, (user_id, blob, said) in enumerate(zip(*columns, strict=True)):
+        yield user_id, blob, events[edges[place] : edges[place + 1]], said
 
 
 class _Seal:
@@ -226,11 +216,16 @@ class _Seal:
                 f"users of a snapshot must be distinct and in rising order of id, but "
                 f"{row.user_id!r} follows {self._last!r}; sort them first"
             )
-        for part in (row.user_id.encode(), blob, row.marks.tobytes(), row.marks_ts.tobytes()):
+        ts, event = row.history["ts"], row.history["event"]
+        tied = ts[1:] == ts[:-1]
+        if (ts[1:] < ts[:-1]).any() or (tied & (event[1:] <= event[:-1])).any():
+            raise ValueError(
+                f"the history of user {row.user_id!r} is not in rising order of (ts, event)"
+            )
+        for part in (row.user_id.encode(), blob, row.history.tobytes(), *row.said):
             self._hash.update(len(part).to_bytes(8, "little"))
             self._hash.update(part)
-        if row.state:
-            self._watermark = max(self._watermark, int(row.state.ring["ts"][-1]))
+        self._watermark = max(self._watermark, row.state.newest_ms)
         self._num_users += 1
         self._last = row.user_id
 

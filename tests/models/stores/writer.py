@@ -2,32 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
+import pyarrow as pa
 
 from models.stores import Outcome
-from tests.models.stores.world import numbered, open_lmdb
+from tests.models.stores.world import mixed, numbered, open_lmdb
 
 NUM_USERS = 5
-numbered([0])  # pyarrow looks for pandas at its first use; here, so that forked processes need not
+mixed([0])  # pyarrow looks for pandas at its first use; here, so that forked processes need not
 
 
-def write_on(folder: Path, first: int, seed: int, acknowledged: Connection) -> None:
-    """Sends events `first`, `first + 1`, ... in small groups; after each tells how far it got.
+THREADS = 2
 
-    All are made beforehand, so that a kill most likely meets the store at work.
+
+def write_on(folder: Path, firsts: list[int], seed: int, acknowledged: Connection) -> None:
+    """Sends events from a few threads, whose commits are shared, until it is killed.
+
+    Thread t sends its events `firsts[t]`, `firsts[t] + 1`, ... in small groups, and after each
+    tells how far it got. All are made beforehand, so that a kill meets the store at work.
     """
-    table, cuts = numbered(range(first, first + 1000), NUM_USERS), np.random.default_rng(seed)
-    acknowledged.send_bytes(b"%d" % first)  # nothing new yet; the store may be opened or not
+    tables = [sent(thread, range(first, first + 400)) for thread, first in enumerate(firsts)]
     store = open_lmdb(folder, sync=True)
-    low = 0
-    while low < len(table):
-        high = low + int(cuts.integers(1, 20))
-        store.apply_many(table.slice(low, high - low))
-        low = min(high, len(table))
-        acknowledged.send_bytes(b"%d" % (first + low))
+    cuts, telling = np.random.default_rng(seed).integers(1, 12, (THREADS, 400)), Lock()
+
+    def write(thread: int) -> None:
+        low = 0
+        for size in cuts[thread].tolist():
+            store.apply_many(tables[thread].slice(low, size))
+            low = min(low + size, 400)
+            with telling:
+                acknowledged.send_bytes(b"%d %d" % (thread, firsts[thread] + low))
+
+    acknowledged.send_bytes(b"0 0")  # nothing new yet
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(write, range(THREADS)))
+
+
+def sent(thread: int, numbers: Iterable[int]) -> pa.Table:
+    """A thread's events by number."""
+    return mixed((n * THREADS + thread for n in numbers), NUM_USERS)
+
+
+def erase_on(folder: Path, users: list[str], acknowledged: Connection) -> None:
+    """Erases users one after the other; after each tells how many are gone."""
+    store = open_lmdb(folder, sync=True)
+    acknowledged.send_bytes(b"0")
+    for place, user in enumerate(users):
+        store.delete(user)
+        acknowledged.send_bytes(b"%d" % (place + 1))
 
 
 def write_range(folder: Path, first: int, last: int, outcomes: Connection) -> None:
@@ -43,6 +71,6 @@ def write_range(folder: Path, first: int, last: int, outcomes: Connection) -> No
 def write_much(folder: Path, done: Connection) -> None:
     """Opens with a larger map than the tests do and writes beyond theirs."""
     store = open_lmdb(folder, map_size_bytes=1 << 26)
-    store.apply_many(numbered(range(6000), num_users=100))
+    store.apply_many(numbered(range(15_000), num_users=100))
     store.close()
     done.send_bytes(b"done")
