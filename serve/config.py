@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from models.config import Config, Duration
-from models.stores import StoreConfig
+from models.stores.opening import MemoryConfig
 
 
 class Budgets(Config):
@@ -28,8 +28,9 @@ class ServeConfig(Config):
 
     release: Path
     """Folder that `python -m jobs.release` wrote."""
-    store: StoreConfig
-    """`path` holds a folder for each memory snapshot served, and the secret of page tokens."""
+    store: MemoryConfig
+    """`path`: a folder for each memory snapshot served, and the secret of page tokens; for one
+    machine. `url`: a Redis or Valkey server that all machines share; it needs EBB_SECRET."""
     clock: Literal["wall", "release"] = "wall"
     """The service's time. `release` begins at the release's newest event when the store is first
     opened and runs on from there, also while nothing serves: for a demonstration on old events,

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from models.stores import StoreConfig
 from serve import auth
 from serve.config import ServeConfig
 from serve.problems import said
@@ -227,7 +228,9 @@ def _args(args: dict[str, Any], overrides: Sequence[str], path: Path) -> ServeCo
         config = ServeConfig.model_validate(args)
     except ValidationError as error:
         raise ValueError(_lines(error, f"{path}: args")) from None
-    store = config.store.model_copy(update={"path": config.store.path.absolute()})
+    store = config.store
+    if isinstance(store, StoreConfig):
+        store = store.model_copy(update={"path": store.path.absolute()})
     return config.model_copy(update={"release": config.release.absolute(), "store": store})
 
 

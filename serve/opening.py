@@ -5,6 +5,9 @@
     <store.path>/<snapshot id>.json  when it was first opened, and the service's time then
     <store.path>/opening.lock        one replica opens at a time
 
+With a `url` instead of a path, each memory snapshot has a prefix on that server, the secret comes from
+EBB_SECRET and the clock is the wall's: several machines agree on nothing else.
+
 Two releases with the same memory share a store; a release with another memory begins a new one from
 its own snapshot. What was posted in between is in the older store's stream, for a replay.
 """
@@ -22,7 +25,15 @@ from pathlib import Path
 import orjson
 
 from models.release import Release
-from models.stores import Clock, LmdbStore, Snapshot, SnapshotInfo, wall_clock
+from models.stores import (
+    Clock,
+    MemoryStore,
+    Snapshot,
+    SnapshotInfo,
+    StoreConfig,
+    wall_clock,
+)
+from models.stores.opening import open_memory
 from serve.config import ServeConfig
 
 
@@ -30,7 +41,7 @@ from serve.config import ServeConfig
 class Opened:
     """An open store and what goes with it."""
 
-    store: LmdbStore
+    store: MemoryStore
     clock: Clock
     """The service's time."""
     secret: bytes
@@ -43,44 +54,63 @@ def open_store(config: ServeConfig, release: Release) -> Opened:
         ValueError: when the snapshot or the store do not fit the release, or the store was first
             opened under another `clock`.
     """
+    info = Snapshot(release.snapshot, release.model.memory.state).info
+    if not isinstance(config.store, StoreConfig):
+        secret = _shared(config)
+        return Opened(_filled(config, release, info, wall_clock), wall_clock, secret)
     root = config.store.path
     root.mkdir(parents=True, exist_ok=True)
-    spec = release.model.memory.state
-    info = Snapshot(release.snapshot, spec).info
-    folder = root / info.snapshot_id
     with _locked(root / "opening.lock"):
-        clock = _clock(config, release, info)
-        store = LmdbStore(
-            config.store.model_copy(update={"path": folder}),
-            spec=spec,
-            interests=release.recommender.catalogue.interests,
-            clock=clock,
+        clock = _clock(config.clock, root / f"{info.snapshot_id}.json", release, info)
+        return Opened(_filled(config, release, info, clock), clock, _secret(root / "secret"))
+
+
+def _filled(
+    config: ServeConfig, release: Release, info: SnapshotInfo, clock: Clock
+) -> MemoryStore:
+    """The store of a snapshot, restored from it if it is new."""
+    store = open_memory(
+        config.store,
+        spec=release.model.memory.state,
+        name=info.snapshot_id,
+        interests=release.recommender.catalogue.interests,
+        clock=clock,
+    )
+    try:
+        # A restore is all or nothing: a store with users has had its own.
+        if info.num_users and not store.num_users:
+            store.restore(release.snapshot)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _shared(config: ServeConfig) -> bytes:
+    """The secret of a service on several machines."""
+    secret = os.environ.get("EBB_SECRET", "")
+    if config.clock != "wall" or not secret:
+        raise ValueError(
+            f"store {config.store.url} is shared by several machines: set EBB_SECRET to the same "
+            "secret on all of them, and `clock: wall`"
         )
-        try:
-            # A restore is one transaction: a store with users has had its own.
-            if info.num_users and not store.num_users:
-                store.restore(release.snapshot)
-        except BaseException:
-            store.close()
-            raise
-        return Opened(store, clock, _secret(root / "secret"))
+    return secret.encode()
 
 
-def _clock(config: ServeConfig, release: Release, info: SnapshotInfo) -> Clock:
+def _clock(kind: str, path: Path, release: Release, info: SnapshotInfo) -> Clock:
     """The service's time; all replicas and all starts of a store agree on it."""
-    path = config.store.path / f"{info.snapshot_id}.json"
     if not path.exists():
         # The snapshot has no marks of the events before `marks_from`: they would count as late.
         first = max(release.manifest.watermark_ms + 1, info.marks_from)
-        opened = {"clock": config.clock, "wall_ms": wall_clock(), "release_ms": first}
+        opened = {"clock": kind, "wall_ms": wall_clock(), "release_ms": first}
         _write_new(path, orjson.dumps(opened))
     opened = orjson.loads(path.read_bytes())
-    if opened["clock"] != config.clock:
+    if opened["clock"] != kind:
         raise ValueError(
             f"store {path.with_suffix('')} was first opened with clock {opened['clock']!r}, not "
-            f"{config.clock!r}: its events carry that time. Set another store.path."
+            f"{kind!r}: its events carry that time. Set another store.path."
         )
-    if config.clock == "wall":
+    if kind == "wall":
         return wall_clock
     behind = opened["wall_ms"] - opened["release_ms"]
     return lambda: wall_clock() - behind
