@@ -189,7 +189,7 @@ class _Index:
     def between(self, low: Ints, high: Ints, group: Ints) -> tuple[Ints, Ints]:
         """`(Q,)` where rows `[low, high)` of each group begin and end here; none of group -1."""
         first, end = (np.searchsorted(self._key, group * self._num + edge) for edge in (low, high))
-        return first, np.where(group >= 0, end, first)
+        return first, end
 
     def last(self, first: Ints, end: Ints, num: int) -> Ints:
         """`(Q, num)` the last rows of places `[first, end)`, newest last, -1 before."""

@@ -79,18 +79,37 @@ def _digest(spec: StateSpec) -> str:
     return digest_of(spec.model_dump(mode="json", exclude=same))
 
 
+def _known(key: str, actions: tuple[str, ...]) -> None:
+    unknown = [name for name in actions if name not in ACTIONS]
+    if unknown or not actions or len(set(actions)) < len(actions):
+        raise ValueError(
+            f"{key}: distinct actions are needed; unknown {unknown}; the vocabulary is "
+            f"{sorted(ACTIONS)}"
+        )
+
+
 class RateSpec(Config):
-    """A share of decayed counts: hits among tries, drawn to a prior where little was tried."""
+    """Decayed hits for each decayed try, drawn to a prior where little was tried.
+
+    `tries` either hold the hits (accept of accept and decline: then it is a share), or go before
+    them (click of impression).
+    """
 
     name: str = Field(pattern="^[a-z][a-z0-9_]*$")
     hits: tuple[str, ...]
-    """Actions that count as success; they should be among the tries."""
+    """Actions that count as success."""
     tries: tuple[str, ...] = Field(min_length=1)
     half_life: Duration = Field(90 * DAY_MS, gt=0)
     prior: float = Field(0.5, ge=0, le=1)
-    """The share of one of whom nothing is known."""
+    """The rate of one of whom nothing is known."""
     strength: float = Field(4.0, gt=0)
     """Tries that the prior is worth: (hits + strength x prior) / (tries + strength)."""
+
+    @model_validator(mode="after")
+    def _actions(self) -> RateSpec:
+        for name, actions in (("hits", self.hits), ("tries", self.tries)):
+            _known(name, actions)
+        return self
 
 
 class PowerSpec(Config):
@@ -141,13 +160,8 @@ class ViewSpec(Config):
 
     @field_validator("actions")
     @classmethod
-    def _known(cls, actions: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [name for name in actions if name not in ACTIONS]
-        if unknown or not actions or len(set(actions)) < len(actions):
-            raise ValueError(
-                f"actions: distinct ones are needed; unknown {unknown}; the vocabulary is "
-                f"{sorted(ACTIONS)}"
-            )
+    def _named(cls, actions: tuple[str, ...]) -> tuple[str, ...]:
+        _known("actions", actions)
         return actions
 
     @field_validator("half_lives")

@@ -49,7 +49,7 @@ class MemoryView:
     power: Floats
     """`(A,)` the same by the power law `ViewSpec.power`."""
     rates: Floats
-    """`(len(ViewSpec.rates),)` shares, each between 0 and 1."""
+    """`(len(ViewSpec.rates),)` hits for each try, above 0."""
     intensity: Any
     """`()` events of interest a day to expect now (Hawkes)."""
     effective: Floats

@@ -48,7 +48,8 @@ def over(history: Interactions, days: np.ndarray) -> MemoryView:
 
 def ebb(rng: np.random.Generator) -> plt.Figure:
     """Two busy weeks, a silent month, a return."""
-    busy = np.concatenate([rng.uniform(d, d + 0.1, rng.integers(2, 6)) for d in np.arange(0, 14, 2)])
+    every_other = np.arange(0, 14, 2)
+    busy = np.concatenate([rng.uniform(d, d + 0.1, rng.integers(2, 6)) for d in every_other])
     history = events(np.concatenate([busy, [45.0, 45.02, 45.03]]), 1)
     days = np.linspace(0.01, 60, 900)
     seen = over(history, days)

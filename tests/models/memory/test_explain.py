@@ -18,7 +18,7 @@ from models.memory.explain import Explanation, explain, explainable, parts_of
 from models.memory.kernels import rate_per_day
 from models.memory.spec import HOUR_MS
 from tests.models.memory import oracle
-from tests.models.memory.strategies import MEMORY, ORIGIN_MS, moments, records, some
+from tests.models.memory.strategies import MEMORY, ORIGIN_MS, moments, records, scattered, some
 
 RATE = RateSpec(name="bought", hits=("purchase",), tries=("view", "purchase"), half_life="2d")
 SPEC = MEMORY.model_copy(update={"view": MEMORY.view.model_copy(update={"rates": (RATE,)})})
@@ -73,6 +73,18 @@ RATIOS: dict[str, Weigh] = {
 SINGLE = ("recency", "tenure", "num_sessions")
 
 
+def crowded(seed: int) -> Interactions:
+    """Many alike at few times: groups of several, and ties with the oldest in a ring."""
+    events = scattered(seed, 90)
+    events["ts"] -= events["ts"] % (8 * HOUR_MS)
+    events["interest"] %= 2
+    events["action"] = np.where(events["item"] < 4, ACTIONS["view"].code, events["action"])
+    return events
+
+
+pasts = st.one_of(records(), st.builds(crowded, st.integers(0, 300)))
+
+
 def shares(weights: dict[object, Decimal]) -> dict[object, float]:
     total = sum(weights.values())
     return {key: float(weight / total) for key, weight in weights.items() if weight}
@@ -102,7 +114,7 @@ def assert_well_formed(told: Explanation) -> None:
 @some
 @given(st.data())
 def test_each_atom_has_the_share_of_its_weight(data: st.DataObject) -> None:
-    history = data.draw(records())
+    history = data.draw(pasts)
     now = data.draw(moments(np.append(history["ts"], ORIGIN_MS)))
     state = fold(history, SPEC.state)
     atoms = oracle.atoms(oracle.events_of(history), SPEC.state)
@@ -133,7 +145,7 @@ def test_each_atom_has_the_share_of_its_weight(data: st.DataObject) -> None:
 @some
 @given(st.data())
 def test_with_its_history_each_event_has_the_share_of_its_own_weight(data: st.DataObject) -> None:
-    history = data.draw(records())
+    history = data.draw(pasts)
     now = data.draw(moments(np.append(history["ts"], ORIGIN_MS)))
     state = fold(history, SPEC.state)
     events = oracle.events_of(history)

@@ -88,6 +88,14 @@ def test_nothing_tells_who_it_was_and_when_within_the_day(events: Interactions, 
         assert not len(state.ring) + len(state.shown) + len(state.refused) + len(state.facts)
 
 
+def test_records_of_everybody_are_stripped() -> None:
+    event = one("accept", value=4.0, session=3, interest=2)
+    for side, interest in ((Side.ITEM, response_bucket(event["value"])[0]), (Side.QUERY, 2)):
+        keys, bare = sided(event, side, queries=np.array([7], np.uint64))
+        assert keys.tolist() == [7]
+        assert bare.tolist() == [(ORIGIN_MS, 1, 0, 0, 0.0, interest, ACTIONS["accept"].code)]
+
+
 def coarsest(states: list[object]) -> Counter[tuple[int, int]]:
     """Counts by tile and action at the last level, where nothing is pruned."""
     total: Counter[tuple[int, int]] = Counter()
@@ -221,6 +229,9 @@ def test_slow_answers_fade_and_fast_ones_count_from_now_on() -> None:
     # One weighs half: (6 / 2 + 2) / 1.5, but for where in its day it lies.
     assert read.response_log2_hours == pytest.approx(10 / 3, abs=0.02)
     assert read.response_effective == pytest.approx(1.8, abs=0.02)
+    # After 2,000 half-lives nothing is left of the weights, and all of their ratio.
+    silent = item_reading(memory.states[7], now_ms=later + 2_000 * spec.view.slow, spec=spec)
+    assert silent.response_log2_hours == pytest.approx(10 / 3, abs=0.02)
 
 
 def test_buckets_are_the_nearest_powers_of_two_of_an_hour() -> None:

@@ -46,6 +46,8 @@ def test_levels_that_reach_just_far_enough() -> None:
         ({"half_lives": ["1d", 0]}, "above zero"),
         ({"fast": "a while"}, "no duration"),
         ({"drift_prior": 0}, "greater than 0"),
+        ({"rates": [{"name": "ctr", "hits": ["tap"], "tries": ["view"]}]}, "hits.*tap"),
+        ({"rates": [{"name": "ctr", "hits": ["view"], "tries": ["view", "view"]}]}, "distinct"),
     ],
 )
 def test_a_reading_that_makes_no_sense_is_refused(values: dict[str, object], match: str) -> None:
@@ -59,3 +61,4 @@ def test_only_the_state_half_names_stored_bytes() -> None:
     assert plain.state.digest() == slower.state.digest()
     assert plain.digest() != slower.digest()
     assert plain.state.digest() != StateSpec(ring=1).digest()
+    assert plain.state.digest() != StateSpec(shown=0).digest()
