@@ -225,7 +225,7 @@ def _reasons(table: pa.Table, latest_ms: int) -> NDArray[np.str_]:
         ("action `state` without a slot", stated & _mask(pc.is_null(flat["slot"]))),
         ("unknown fact_source", stated & ~_mask(_is_source(flat["fact_source"]))),
         (f"fact is no JSON or over {MAX_FACT_BYTES} bytes", _no_json(flat["fact"])),
-        ("valid_until not after ts", stated & (0 <= until) & (until <= ts)),
+        ("valid_until not after ts", stated & (until >= 0) & (until <= ts)),
     ]
     masks = [mask for _, mask in rules]
     return np.select(masks, [np.asarray(name) for name, _ in rules], default=np.asarray(""))

@@ -5,8 +5,8 @@
     <store.path>/<snapshot id>.json  when it was first opened, and the service's time then
     <store.path>/opening.lock        one replica opens at a time
 
-With a `url` instead of a path, each memory snapshot has a prefix on that server, the secret comes from
-EBB_SECRET and the clock is the wall's: several machines agree on nothing else.
+With a `url` instead of a path, each memory snapshot has a prefix on that server, the secret comes
+from EBB_SECRET and the clock is the wall's: several machines agree on nothing else.
 
 Two releases with the same memory share a store; a release with another memory begins a new one from
 its own snapshot. What was posted in between is in the older store's stream, for a replay.
@@ -65,9 +65,7 @@ def open_store(config: ServeConfig, release: Release) -> Opened:
         return Opened(_filled(config, release, info, clock), clock, _secret(root / "secret"))
 
 
-def _filled(
-    config: ServeConfig, release: Release, info: SnapshotInfo, clock: Clock
-) -> MemoryStore:
+def _filled(config: ServeConfig, release: Release, info: SnapshotInfo, clock: Clock) -> MemoryStore:
     """The store of a snapshot, restored from it if it is new."""
     store = open_memory(
         config.store,
