@@ -18,7 +18,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.middleware import Middleware
 from starlette.responses import Response
 
-from models.stores import MemoryStore, Receipt, StoreFullError
+from models.stores import MemoryStore, Receipt, StoreFullError, StoreUnavailableError
 from serve import problems, recall, schemas
 from serve.auth import ApiKeys
 from serve.problems import Problem
@@ -236,8 +236,8 @@ async def _reply(work: Callable[[], Any], limiter: anyio.CapacityLimiter) -> Res
         return _json(await anyio.to_thread.run_sync(work, limiter=limiter))
     except StoreFullError as error:
         raise Problem(507, "store-full", str(error), headers={"Retry-After": "60"}) from error
-    except MemoryUnavailableError as error:
-        detail = "the memory store cannot be read at the moment"
+    except (MemoryUnavailableError, StoreUnavailableError) as error:
+        detail = "the memory store cannot be reached at the moment; send it again"
         problems.log.error("memory store: %s", error)
         raise Problem(503, "store-unavailable", detail, headers={"Retry-After": "5"}) from error
 

@@ -13,6 +13,7 @@ from models.stores.protocol import (
     Receipt,
     StoreConfig,
     StoreFullError,
+    StoreUnavailableError,
     wall_clock,
 )
 from models.stores.snapshot import Snapshot, SnapshotInfo, SnapshotRow, write_snapshot
@@ -28,6 +29,7 @@ __all__ = [
     "SnapshotRow",
     "StoreConfig",
     "StoreFullError",
+    "StoreUnavailableError",
     "export",
     "wall_clock",
     "write_snapshot",

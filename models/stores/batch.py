@@ -1,8 +1,7 @@
-"""The events of one or several calls, encoded before any lock is taken."""
+"""The events of a call, encoded before any lock is taken."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,7 @@ import pyarrow as pa
 from models.events import ACTIONS, STATE, Interactions, Interests
 from models.events import encode as to_interactions
 from models.memory.facts import Fact, facts_of
-from models.stores.rows import to_bytes
+from models.stores.rows import checked, to_bytes
 
 _STATE = ACTIONS[STATE].code
 
@@ -32,7 +31,7 @@ class Batch:
     @staticmethod
     def of(table: pa.Table, interests: Interests | None) -> Batch:
         """From good rows in `SCHEMA`; ValueError when the columns are others."""
-        bodies = to_bytes(table)  # first: it tells a wrong table plainly
+        table = checked(table).combine_chunks()
         interactions = to_interactions(table, interests)
         said = np.flatnonzero(interactions["action"] == _STATE).tolist()
         return Batch(
@@ -40,27 +39,8 @@ class Batch:
             ts=interactions["ts"].tolist(),
             events=interactions["event"].tolist(),
             interactions=interactions,
-            bodies=bodies,
+            bodies=to_bytes(table),
             facts=dict(zip(said, facts_of(table), strict=True)) if said else {},
-        )
-
-    @staticmethod
-    def join(batches: Sequence[Batch]) -> Batch:
-        """One after the other."""
-        if len(batches) == 1:
-            return batches[0]
-        begins = np.cumsum([0, *(len(batch) for batch in batches)]).tolist()
-        return Batch(
-            users=[user for batch in batches for user in batch.users],
-            ts=[ts for batch in batches for ts in batch.ts],
-            events=[event for batch in batches for event in batch.events],
-            interactions=np.concatenate([batch.interactions for batch in batches]),
-            bodies=[body for batch in batches for body in batch.bodies],
-            facts={
-                begin + row: fact
-                for begin, batch in zip(begins, batches, strict=False)
-                for row, fact in batch.facts.items()
-            },
         )
 
     def __len__(self) -> int:

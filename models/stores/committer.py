@@ -2,7 +2,8 @@
 
 A commit waits for the disk; four callers that take turns wait four times. Here the first caller in
 leads: it commits its own events and those of all who queued up meanwhile, then hands over. Each
-caller returns when its own events are durable, and learns of its own errors only.
+caller returns when its own events are durable, and learns of its own errors only. Whole tables are
+joined, before they are encoded: that costs a table of one event as much as one of a hundred.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from itertools import pairwise
 
-from models.stores.batch import Batch
+import pyarrow as pa
+
 from models.stores.protocol import Outcome
 
-Apply = Callable[[Batch], list[Outcome]]
+Apply = Callable[[pa.Table], list[Outcome]]
 """Applies events in one transaction, all or none; durable when it returns."""
 
 
 class Committer:
-    """Joins batches of many threads into few transactions, in the order they came."""
+    """Joins tables of many threads into few transactions, in the order they came."""
 
     def __init__(self, apply: Apply) -> None:
         self._apply = apply
@@ -33,9 +35,12 @@ class Committer:
         """Calls that wait for the commit that is running."""
         return len(self._queue)
 
-    def commit(self, batch: Batch) -> list[Outcome]:
-        """One outcome per event, once they are durable. Raises what `apply` raised for them."""
-        ticket = _Ticket(batch)
+    def commit(self, events: pa.Table) -> list[Outcome]:
+        """One outcome per event, once they are durable. Raises what `apply` raised for them.
+
+        The tables of all calls have one schema.
+        """
+        ticket = _Ticket(events)
         with self._turn:
             self._queue.append(ticket)
             while self._is_led and not ticket.done():
@@ -51,7 +56,7 @@ class Committer:
                 # An interrupt may have left some: the next leader sends them again, which does
                 # no harm, as an event is applied once.
                 left = [each for each in group if not each.done() and each is not ticket]
-                pass
+                self._queue[:0] = left
                 self._is_led = False
                 self._turn.notify_all()
         return ticket.result()
@@ -59,7 +64,7 @@ class Committer:
     def _settle(self, group: Sequence[_Ticket]) -> None:
         """Gives each its outcomes or its error."""
         try:
-            outcomes = self._apply(Batch.join([ticket.batch for ticket in group]))
+            outcomes = self._apply(pa.concat_tables([ticket.events for ticket in group]))
         except Exception as error:
             if len(group) == 1:
                 group[0].set_exception(error)
@@ -69,14 +74,14 @@ class Committer:
         else:
             ends = [0]
             for ticket in group:
-                ends.append(ends[-1] + len(ticket.batch))
+                ends.append(ends[-1] + len(ticket.events))
             for ticket, (low, high) in zip(group, pairwise(ends), strict=True):
                 ticket.set_result(outcomes[low:high])
 
 
 class _Ticket(Future[list[Outcome]]):
-    """A batch that waits for its outcomes."""
+    """A table that waits for its outcomes."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, events: pa.Table) -> None:
         super().__init__()
-        self.batch = batch
+        self.events = events

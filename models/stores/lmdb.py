@@ -2,11 +2,14 @@
 
 LMDB has one writer at a time and readers that never wait; a transaction is whole and durable or it
 never happened, whenever the process dies. So an event, its mark and the new state need no log of
-our own. Each commit waits for the disk once: apply many events in one call.
+our own. Each commit waits for the disk once: apply many events in one call, or from many threads,
+whose calls share commits.
 
 Read transactions are short, except while a snapshot is written: an open one keeps freed pages from
 being used again. What is erased leaves every database at once, but may stay in free pages of the
-file until those are written over; a copy made by `mdb_copy -c` is free of it.
+file until those are written over. To overwrite it before would not help: LMDB never writes on a page
+in use, it writes a new one. A copy made by `mdb_copy -c` is free of it, and so is a new store that a
+snapshot is restored into.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ from models.stores.protocol import (
     wall_clock,
 )
 from models.stores.reading import body_of, nearest_to, state_of, stored_of
-from models.stores.rows import to_batch
+from models.stores.rows import checked, to_batch
 from models.stores.said import rows_of
 from models.stores.snapshot import Snapshot, SnapshotInfo, SnapshotRow, write_snapshot
 from models.stores.tombstones import Tombstones
@@ -111,11 +114,8 @@ class LmdbStore:
 
     def apply_many(self, events: pa.Table) -> list[Outcome]:
         """Stores events, all or none of them; see `MemoryStore.apply_many`."""
-        batch = Batch.of(events, self._interests)
-        if not len(batch):
-            return []
-        tiles.fold(batch.interactions, self._spec)  # refuses now what could not be folded later
-        return self._committer.commit(batch)
+        events = checked(events)
+        return self._committer.commit(events) if len(events) else []
 
     def delete(self, user_id: str) -> Receipt:
         """Removes everything of a user; a tombstone stays. See `MemoryStore.delete`."""
@@ -293,7 +293,9 @@ class LmdbStore:
                 "every process and open it again."
             ) from error
 
-    def _apply(self, batch: Batch) -> list[Outcome]:
+    def _apply(self, events: pa.Table) -> list[Outcome]:
+        batch = Batch.of(events, self._interests)
+        tiles.fold(batch.interactions, self._spec)  # refuses now what could not be folded later
         with self._write(is_bounded=True) as writing:
             return writing.apply(batch, self._clock() - self._config.dedup_horizon)
 

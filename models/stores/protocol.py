@@ -47,7 +47,14 @@ class StoreConfig(Config):
 
 
 class StoreFullError(RuntimeError):
-    """A write did not fit and changed nothing; reads go on."""
+    """A write did not fit: of no user is anything half-written, and reads go on."""
+
+
+class StoreUnavailableError(RuntimeError):
+    """The store's server cannot be reached or does not answer in time.
+
+    Of a write it is not known whether it was kept. Send it again: what was kept is a duplicate.
+    """
 
 
 class Outcome(StrEnum):
@@ -89,11 +96,17 @@ class MemoryStore(Protocol):
         ...
 
     def get_many(self, user_ids: Sequence[str]) -> list[State]:
-        """The states at one moment, in the order asked for; `EMPTY` for an unknown user."""
+        """The states in the order asked for; `EMPTY` for an unknown user.
+
+        A store in one place gives all as of one moment; one of several machines each user whole.
+        """
         ...
 
     def apply_many(self, events: pa.Table) -> list[Outcome]:
-        """Stores events, all or none of them; durable when it returns.
+        """Stores events; durable when it returns.
+
+        A store in one place keeps all of them or none; one of several machines of each user all
+        or none.
 
         An event of action `state` says a fact; it is stored, marked and streamed like any other.
         Calls that come at the same time may share one commit; none fails for another's sake.
@@ -106,7 +119,8 @@ class MemoryStore(Protocol):
 
         Raises:
             ValueError: when the table is not in `SCHEMA`.
-            StoreFullError: when it does not fit. Nothing changed; send it again later.
+            StoreFullError: when it does not fit; send it again later.
+            StoreUnavailableError: when the server is away; send it again.
         """
         ...
 
@@ -200,7 +214,10 @@ class MemoryStore(Protocol):
         ...
 
     def snapshot(self, path: Path | str) -> SnapshotInfo:
-        """Writes the store as of one moment to one Parquet file (see `models.stores.snapshot`).
+        """Writes the store to one Parquet file (see `models.stores.snapshot`).
+
+        A store in one place writes one moment; one of several machines each user whole. A replay of
+        the stream from the snapshot's offset gives the live store in both.
 
         Histories, the rows of facts and tombstones are in it; other rows, the stream and late
         events are not.

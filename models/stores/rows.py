@@ -23,21 +23,26 @@ REST = np.dtype([(name, INTERACTION[name]) for name in (INTERACTION.names or ())
 assert INTERACTION.names is not None
 assert INTERACTION.names[:2] == ("ts", "event")
 
-_TYPES = SCHEMA.types
+_NULLABLE = pa.schema([field.with_nullable(True) for field in SCHEMA])
 
 
-def to_bytes(events: pa.Table) -> list[bytes]:
-    """Each row of a table in `SCHEMA` as JSON.
+def checked(events: pa.Table) -> pa.Table:
+    """The same table, under one schema whatever it said of nulls.
 
     Raises:
         ValueError: when the columns or their types are not those of `SCHEMA`.
     """
-    if events.column_names != SCHEMA.names or events.schema.types != _TYPES:
+    if events.column_names != SCHEMA.names or events.schema.types != SCHEMA.types:
         found = [f"{field.name} {field.type}" for field in events.schema]
         raise ValueError(
             f"events have the columns {found}, not those of models.events.SCHEMA; "
             "give the good rows of models.events.validate"
         )
+    return pa.Table.from_arrays(events.columns, schema=_NULLABLE)
+
+
+def to_bytes(events: pa.Table) -> list[bytes]:
+    """Each row of a table in `SCHEMA` as JSON."""
     columns: dict[str, list[object]] = {}
     for name, column in zip(SCHEMA.names, events.columns, strict=True):
         if column.null_count < len(column):

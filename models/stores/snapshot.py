@@ -222,7 +222,8 @@ class _Seal:
             raise ValueError(
                 f"the history of user {row.user_id!r} is not in rising order of (ts, event)"
             )
-        for part in (row.user_id.encode(), blob, row.history.tobytes(), *row.said):
+        said = b"\n".join(row.said)  # no JSON row has a line break in it
+        for part in (row.user_id.encode(), blob, row.history.tobytes(), said):
             self._hash.update(len(part).to_bytes(8, "little"))
             self._hash.update(part)
         self._watermark = max(self._watermark, row.state.newest_ms)

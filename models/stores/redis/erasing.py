@@ -13,7 +13,7 @@ from models.stores.judging import tombstone_of, without
 from models.stores.pending import pack
 from models.stores.protocol import Receipt
 from models.stores.redis.reading import Reading, Whole
-from models.stores.redis.server import StoreUnavailableError
+from models.stores.redis.server import crowded
 from models.stores.redis.writing import DONE, Change, Writing, attempts
 from models.stores.said import facts_in, rows_of
 from models.stores.tombstones import USER_BYTES, Graves, Tombstones, user_key
@@ -51,7 +51,7 @@ class Erasing:
             change, receipt = burial(held, user_id, {key: until}, self._spec)
             if self._writing.commit([change]) == [DONE]:
                 return receipt
-        raise StoreUnavailableError.crowded()
+        raise crowded()
 
     def bury(self, tombstones: Tombstones) -> int:
         """Forgets what the tombstones cover; gives the number of events removed."""
@@ -71,7 +71,7 @@ class Erasing:
                 if not page:
                     break
             else:
-                raise StoreUnavailableError.crowded()
+                raise crowded()
         return num_events
 
 

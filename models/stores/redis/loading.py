@@ -1,8 +1,7 @@
 """Loading a snapshot, all or nothing.
 
-A store of many partitions cannot be filled in one atomic step. So the file is read through before
-anything is written, a mark stands in the store as long as it is half full, what fails is taken out
-again, and a store with the mark on it is not opened.
+A store of many partitions cannot be filled in one atomic step. So a mark stands in it as long as it
+is half full, what fails is taken out again, and a store with the mark on it is not opened.
 """
 
 from __future__ import annotations
@@ -39,8 +38,6 @@ class Loading:
         Raises:
             ValueError: for a damaged file, a store that is being loaded, or one in use.
         """
-        for _ in snapshot.rows():  # damage shows at the end at the latest
-            pass
         if not self._server.one("HSETNX", self._keys.meta, "restoring", str(snapshot.path)):
             raise ValueError(f"a snapshot is being loaded already; {snapshot.path} was not")
         try:

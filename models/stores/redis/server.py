@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.retry import Retry
 
-from models.stores.protocol import StoreFullError
+from models.stores.protocol import StoreFullError, StoreUnavailableError
 from models.stores.redis.config import PASSWORD, RedisConfig
 from models.stores.redis.scripts import ALL, Script
 
@@ -38,18 +38,11 @@ _LONGEST = 1 << 20  # arguments of a command; the server closes the connection a
 _SETTINGS = ("maxmemory-policy", *_SYNC)
 
 
-class StoreUnavailableError(RuntimeError):
-    """The server cannot be reached or does not answer in time.
-
-    Of a write it is not known whether it was kept. Send it again: what was kept is a duplicate.
-    """
-
-    @staticmethod
-    def crowded() -> StoreUnavailableError:
-        """Others were always faster."""
-        return StoreUnavailableError(
-            "too many write the same users at once; send it again, through fewer writers"
-        )
+def crowded() -> StoreUnavailableError:
+    """Others were always faster."""
+    return StoreUnavailableError(
+        "too many write the same users at once; send it again, through fewer writers"
+    )
 
 
 def call(script: Script, keys: Sequence[bytes], *arguments: str | bytes | int) -> Command:

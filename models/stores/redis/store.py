@@ -11,7 +11,8 @@ calls that arrive together share one write to the disk. Replicas follow later: a
 what had not reached them.
 
 All is held in memory: a cold history too. A full server (`maxmemory`) refuses writes and goes on
-reading; one that evicts is refused.
+reading; one that evicts is refused. What is erased leaves the memory at once, and the append-only
+file when that is next rewritten: by itself as it grows, or by BGREWRITEAOF.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from models.stores.protocol import Outcome
 from models.stores.redis.layout import Keys, Stored
 from models.stores.redis.reading import Held, Judged, Reading
 from models.stores.redis.scripts import COMMIT, FORGET, RESERVE
-from models.stores.redis.server import Command, Server, StoreUnavailableError, call
+from models.stores.redis.server import Command, Server, call, crowded
 
 _ATTEMPTS = 200  # with pauses about ten seconds
 _LONGEST_PAUSE_S = 0.1
@@ -125,7 +125,7 @@ class Writing:
                 return outcomes
             pending = {user: pending[user] for user in moved}
             fence = max([fence, *(int(r[len(_FENCE) :]) for r in replies if r.startswith(_FENCE))])
-        raise StoreUnavailableError.crowded()
+        raise crowded()
 
     def commit(self, changes: Sequence[Change]) -> list[bytes]:
         """Carries out changes of different users; `done` for those that were."""

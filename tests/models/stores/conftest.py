@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from models.stores import MemoryStore
+from tests.models.stores.redis_server import open_redis
 from tests.models.stores.world import STORES, Clock, Open
+
+STORES["redis"] = open_redis  # this file is read before the tests beside it
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from models.stores import Outcome
-from models.stores.redis.server import StoreUnavailableError
+from models.stores.protocol import StoreUnavailableError
 from tests.models.stores.redis_server import open_redis
 from tests.models.stores.world import numbered
 

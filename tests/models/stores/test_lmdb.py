@@ -134,6 +134,24 @@ def test_deletion_leaves_nothing(tmp_path):
     assert marker.encode() not in (tmp_path / "copy" / "data.mdb").read_bytes()
 
 
+def test_a_restored_snapshot_leaves_nothing_of_those_erased_since(tmp_path):
+    store = open_lmdb(tmp_path / "s")
+    store.apply_many(mixed(range(60)))
+    store.snapshot(tmp_path / "old.parquet")
+    store.delete("u1")
+    tombstones = store.tombstones()
+    store.close()
+    other = open_lmdb(tmp_path / "other")
+    other.bury(tombstones)
+    other.restore(tmp_path / "old.parquet")
+    other.close()
+    found = databases(tmp_path / "other")
+    assert set(found["users"]) == {b"u0", b"u2"}
+    numbers = set(found["users"].values())
+    for name in ("states", "marks", "history", "interests"):
+        assert {key[:8] for key in found[name]} == numbers
+
+
 def _flat(found: dict[str, dict[bytes, bytes]]) -> list[bytes]:
     return [text for records in found.values() for item in records.items() for text in item]
 

@@ -22,11 +22,12 @@ from models.events import key64
 from models.memory import EMPTY
 from models.memory import encode as to_bytes
 from models.stores import MemoryStore, Outcome, StoreFullError, write_snapshot
-from models.stores.pending import pack
+from models.stores.pending import pack, unpack
+from models.stores.protocol import StoreUnavailableError
 from models.stores.redis.config import RedisConfig
 from models.stores.redis.layout import Keys, Stored
 from models.stores.redis.reading import Reading
-from models.stores.redis.server import Server, StoreUnavailableError
+from models.stores.redis.server import Server
 from models.stores.redis.writing import Change, Writing
 from models.stores.tombstones import user_key
 from tests.models.memory.strategies import SPEC
@@ -404,6 +405,18 @@ def test_a_write_that_others_overtook_is_refused_whole(tmp_path, meanwhile):
     assert content(shared_server(), tmp_path) == before
 
 
+def test_a_state_is_not_taken_for_one_that_others_have_written_since(tmp_path):
+    store = open_redis(tmp_path)
+    store.apply_many(numbered(range(60)))
+    server = Server(RedisConfig(url=shared_server().url))
+    reading = Reading(server, Keys(str(tmp_path)), SPEC)
+    held = list(reading.judged({"u0": (), "u1": ()}).values())
+    store.apply_many(numbered([60]))  # of u0
+    overtaken, same = reading.packed(held)
+    assert overtaken is None
+    assert unpack(same, SPEC) == folded(numbered(range(60)), "u1")
+
+
 def test_a_write_with_numbers_that_a_follower_has_passed_takes_new_ones(tmp_path):
     store, table = open_redis(tmp_path), numbered(range(30))
     writing, change = planned(tmp_path, table, "u0")
@@ -413,6 +426,19 @@ def test_a_write_with_numbers_that_a_follower_has_passed_takes_new_ones(tmp_path
     assert writing.commit([change]) == [b"fence30"]
     assert store.apply_many(numbered([300])) == [Outcome.ACCEPTED]
     assert streamed(store, 30) == ["e300"]
+
+
+def test_numbers_go_on_beyond_what_a_follower_saw_when_the_counter_was_lost(tmp_path):
+    store, meta = open_redis(tmp_path), Keys(str(tmp_path)).meta.decode()
+    store.apply_many(numbered(range(30)))
+    client = shared_server().client()
+    client.hset(meta, "sequence", 1 << 40)  # a wide gap, too
+    assert store.apply_many(numbered([30])) == [Outcome.ACCEPTED]
+    *_, (after, _) = store.stream()
+    assert after == (1 << 40) + 1
+    client.hset(meta, "sequence", 0)  # as a failover may leave it
+    assert store.apply_many(numbered([31])) == [Outcome.ACCEPTED]
+    assert streamed(store, after) == ["e31"]
 
 
 # -- a cluster --
