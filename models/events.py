@@ -109,8 +109,14 @@ def key64(text: str) -> int:
     return int.from_bytes(digest, "little") or 1
 
 
+_FEW = 1_000
+
+
 def keys64(column: pa.Array | pa.ChunkedArray) -> NDArray[np.uint64]:
-    """`key64` of every value, 0 for null. Each distinct value is hashed once."""
+    """`key64` of every value, 0 for null. Of many, each distinct value is hashed once."""
+    if len(column) < _FEW:  # an event's post: building a dictionary costs forty times the hash
+        texts = (0 if text is None else key64(text) for text in column.to_pylist())
+        return np.fromiter(texts, np.uint64, len(column))
     encoded = pc.dictionary_encode(column)
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()

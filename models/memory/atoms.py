@@ -13,7 +13,9 @@ R readings, M atoms, L tile levels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,10 @@ from models.memory.spec import StateSpec
 from models.memory.state import State, fold
 
 Ints = NDArray[np.int64]
+_NEVER = np.iinfo(np.int64).max
+_Singles = tuple[Any, Interactions]
+_Groups = tuple[Any, Ints, Ints, Ints, Ints]
+"""Readings, start, end, cell and count of each."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,9 @@ class Atoms:
     start: Ints
     """Milliseconds; of an event known singly its time, and `end` is the same."""
     end: Ints
-    action: NDArray[np.uint8]
-    interest: NDArray[np.uint16]
+    action: NDArray[Any]
+    """Its code; whole numbers, like `interest`."""
+    interest: NDArray[Any]
     count: Ints
     event: NDArray[np.uint64]
     """Key of the event known singly; 0 where there may be several."""
@@ -51,47 +58,76 @@ class Atoms:
     def __len__(self) -> int:
         return len(self.row)
 
-    def age_days(self, now_ms: Ints) -> NDArray[np.float64]:
-        """Age of each atom's middle at its reading's `now_ms` `(R,)`, in days, never below zero.
+    def age_days(self, now_ms: Any) -> NDArray[np.float64]:
+        """Age of each atom's middle at its reading's `now_ms`, in days, never below zero.
 
         A tile that holds the present ends at the present: nothing in it is younger.
+
+        Args:
+            now_ms: `(R,)`, or `()` when all are of one reading.
         """
-        now = now_ms[self.row]
-        middle = (self.start + np.minimum(self.end, np.maximum(now, 0))) / 2
-        return np.maximum(now - middle, 0.0) / DAY_MS
+        now = now_ms[self.row] if now_ms.shape else now_ms
+        twice = 2 * now - self.start - np.minimum(self.end, now)
+        age: NDArray[np.float64] = np.maximum(twice, 0) / (2 * DAY_MS)
+        return age
 
 
 def of_state(state: State, spec: StateSpec) -> Atoms:
     """The atoms of one memory: one reading."""
-    single = [_single(kept) for kept in (state.ring, state.shown) if len(kept)]
-    if not len(state.tiles):
-        return _joined(single)
-    level, index, cell = tiles.unpack(state.tiles["key"])
-    left = state.tiles["count"].astype(np.int64)
-    hop, keep = _levels(spec)
-    start = index * hop[level]
-    cut = (tiles.newest(level, index, spec) - keep + 1) * hop
-    keys = tiles.pack(level, index, cell)
-    inner = np.searchsorted(level, len(hop) - 1)
-    # The spec makes coarse levels reach further back, so the parent of every tile is there.
-    above = level[:inner] + 1
-    parents = tiles.pack(above, start[:inner] // hop[above], cell[:inner])
-    np.subtract.at(left, np.searchsorted(keys, parents), left[:inner].copy())
-    end = np.minimum(start + hop[level], np.append(np.iinfo(np.int64).max, cut)[level])
-    shown = _is_shown(cell, spec)
-    for kept, apart in ((state.ring, False), (state.shown, True)):
-        if not len(kept):
-            continue
-        ts = kept["ts"]
-        finest = np.searchsorted(-cut, -ts)  # cuts fall from level to level
-        known = finest < len(hop)
-        own = tiles.pack(finest[known], ts[known] // hop[finest[known]], tiles.cells(kept)[known])
-        np.subtract.at(left, np.searchsorted(keys, own), 1)
-        # What no ring has of its kind lies before all that it has.
-        end[shown == apart] = np.minimum(end[shown == apart], ts[0] + 1)
-    some = left > 0
-    row = np.zeros(int(some.sum()), np.int64)
-    return _joined([*single, _grouped(row, start[some], end[some], cell[some], left[some])])
+    return _filled(*_pieces(state, spec))
+
+
+def _pieces(state: State, spec: StateSpec, row: int = 0) -> tuple[list[_Singles], list[_Groups]]:
+    """The events that are known singly, and those that are not."""
+    rings = [pair for pair in ((state.ring, spec.ring), (state.shown, spec.shown)) if len(pair[0])]
+    # A ring that is not full has left nothing to the tiles; what is of everybody has no ring.
+    full = [kept for kept, capacity in rings if len(kept) == capacity] if rings else [state.ring]
+    groups: list[_Groups] = []
+    if full and len(state.tiles):
+        keys, count = (np.ascontiguousarray(state.tiles[name]) for name in ("key", "count"))
+        keys = keys.view(np.int64)
+        newest_ms = tiles.newest_ms(keys, spec)
+        shown = _is_shown(keys) if len(rings) > 1 else None
+        for kept in full:
+            of = slice(None) if shown is None else shown == (kept is state.shown)
+            tail = _tail(keys[of], count[of], kept, newest_ms, spec)
+            groups += ((row, *group) for group in tail)
+    return [(row, kept) for kept, _ in rings], groups
+
+
+def _tail(
+    keys: Ints, count: NDArray[np.uint32], kept: Interactions, newest_ms: int, spec: StateSpec
+) -> Iterator[tuple[Ints, Ints, Ints, Ints]]:
+    """What the tiles of one kind, sorted by key, know of the events before its full ring.
+
+    A level is read up to where the ring begins, or the finer level where that begins earlier. What
+    its last tile counts from there on is taken off: events of the ring, or the finer level's tiles.
+    """
+    oldest, cut = int(kept["ts"][0]) if len(kept) else newest_ms + spec.levels[0].hop, _NEVER
+    uppers, edges = [], []
+    for level, tile in enumerate(spec.levels):
+        last = min(oldest, cut - 1) // tile.hop
+        uppers.append((tile.hop, last, cut))
+        edges.append((tiles.pack(level, 0), tiles.pack(level, last + 1)))
+        cut = (newest_ms // tile.hop - tile.keep + 1) * tile.hop
+    places = keys.searchsorted(edges).tolist()
+    finer, finer_hop = 0, 1
+    for level, ((low, high), (hop, last, cut)) in enumerate(zip(places, uppers, strict=True)):
+        if low < high:
+            end = (last + 1) * hop
+            num: Any = 1
+            if oldest < cut:
+                cell = tiles.cells(kept[: kept["ts"].searchsorted(end)])
+            else:
+                inside = slice(finer, keys.searchsorted(tiles.pack(level - 1, end // finer_hop)))
+                cell, num = tiles.unpack(keys[inside])[2], count[inside]
+            key, left = keys[low:high], count[low:high].astype(np.int64)
+            np.subtract.at(left, key.searchsorted(tiles.pack(level, last, cell)), num)
+            some = left.nonzero()[0]
+            _, index, cell = tiles.unpack(key[some])
+            start = index * hop
+            yield start, np.minimum(start + hop, min(cut, oldest + 1)), cell, left[some]
+        finer, finer_hop = low, hop
 
 
 class HistoryAtoms:
@@ -116,24 +152,25 @@ class HistoryAtoms:
         histories = self._histories
         late = np.zeros(len(users), bool)
         late[users >= 0] = histories.late[users[users >= 0]]
-        parts = []
+        singles: list[_Singles] = []
+        groups: list[_Groups] = []
         for row in np.flatnonzero(late).tolist():
             seen = histories.seen(int(users[row]), int(as_of_ms[row]))
-            atoms = of_state(fold(seen, self._spec), self._spec)
-            parts.append(replace(atoms, row=np.full(len(atoms), row)))
+            own, several = _pieces(fold(seen, self._spec), self._spec, row)
+            singles += own
+            groups += several
         rows = np.flatnonzero((users >= 0) & ~late)
         low = histories.offsets[users[rows]]
         high = low + histories.num_arrived(users[rows], as_of_ms[rows])
         some = high > low
         rows, low, high = rows[some], low[some], high[some]
         newest_ms = histories.interactions["ts"][high - 1]
-        edges = [kind.edges(low, high) for kind in self._kinds]
-        for kind, (_, tail, last) in zip(self._kinds, edges, strict=True):
+        for kind in self._kinds:
+            first, tail, last = kind.edges(low, high)
             at, place = expand(tail, last)
-            parts.append(_single(kind.records[place], rows[at]))
-        for kind, (first, tail, _) in zip(self._kinds, edges, strict=True):
-            parts += kind.grouped(rows, first, tail, newest_ms)
-        return _joined(parts)
+            singles.append((rows[at], kind.records.take(place)))
+            groups += kind.grouped(rows, first, tail, newest_ms)
+        return _filled(singles, groups)
 
 
 def _levels(spec: StateSpec) -> tuple[Ints, Ints]:
@@ -141,41 +178,28 @@ def _levels(spec: StateSpec) -> tuple[Ints, Ints]:
     return np.array([t.hop for t in spec.levels]), np.array([t.keep for t in spec.levels])
 
 
-def _is_shown(cell: Ints, spec: StateSpec) -> NDArray[np.bool_]:
-    """`(M,)` which cells count impressions that are kept apart from the ring."""
-    shown: NDArray[np.bool_] = tiles.uncell(cell)[0] == IMPRESSION
-    return shown & bool(spec.shown)
+def _is_shown(keys: Ints) -> NDArray[np.bool_]:
+    """`(M,)` which tiles count impressions."""
+    shown: NDArray[np.bool_] = tiles.uncell(tiles.unpack(keys)[2])[0] == IMPRESSION
+    return shown
 
 
-def _single(kept: Interactions, row: Ints | None = None) -> Atoms:
-    ts = kept["ts"]
-    return Atoms(
-        row=np.zeros(len(kept), np.int64) if row is None else row,
-        start=ts,
-        end=ts,
-        action=kept["action"],
-        interest=kept["interest"],
-        count=np.ones(len(kept), np.int64),
-        event=kept["event"],
-    )
-
-
-def _grouped(row: Ints, start: Ints, end: Ints, cell: Ints, count: Ints) -> Atoms:
-    action, interest = tiles.uncell(cell)
-    return Atoms(row, start, end, action, interest, count, np.zeros(len(row), np.uint64))
-
-
-def _joined(parts: list[Atoms]) -> Atoms:
-    if len(parts) == 1:
-        return parts[0]
-    if not parts:
-        nothing = np.zeros(0, np.int64)
-        return _grouped(nothing, nothing, nothing, nothing, nothing)
-    return Atoms(*(np.concatenate(column) for column in zip(*map(_columns, parts), strict=True)))
-
-
-def _columns(atoms: Atoms) -> list[NDArray[np.generic]]:
-    return list(vars(atoms).values())
+def _filled(singles: Sequence[_Singles], groups: Sequence[_Groups]) -> Atoms:
+    """Events known singly, each array with its rows, and then the others."""
+    num = sum(len(kept) for _, kept in singles) + sum(len(group[-1]) for group in groups)
+    row, start, end, action, interest, count, event = np.zeros((7, num), np.int64)
+    found = Atoms(row, start, end, action, interest, count, event.view(np.uint64))
+    low = 0
+    for of, kept in singles:
+        part = slice(low, low := low + len(kept))
+        row[part], start[part], end[part], count[part] = of, kept["ts"], kept["ts"], 1
+        action[part], interest[part] = kept["action"], kept["interest"]
+        found.event[part] = kept["event"]
+    for of, begin, until, cell, several in groups:
+        part = slice(low, low := low + len(several))
+        row[part], start[part], end[part], count[part] = of, begin, until, several
+        action[part], interest[part] = tiles.uncell(cell)
+    return found
 
 
 class _Kind:
@@ -187,7 +211,7 @@ class _Kind:
     def __init__(self, histories: Histories, shown: bool, spec: StateSpec) -> None:
         records = histories.interactions
         places = np.flatnonzero(is_shown(records, spec) == shown)
-        self.records = records[places]
+        self.records = records.take(places)
         self._places, self._ts = places, np.ascontiguousarray(self.records["ts"])
         self._capacity = spec.shown if shown else spec.ring
         self._hop, self._keep = _levels(spec)
@@ -202,22 +226,22 @@ class _Kind:
         last = np.searchsorted(self._places, high)
         return first, np.maximum(first, last - self._capacity), last
 
-    def grouped(self, rows: Ints, first: Ints, tail: Ints, newest_ms: Ints) -> list[Atoms]:
+    def grouped(self, rows: Ints, first: Ints, tail: Ints, newest_ms: Ints) -> list[_Groups]:
         """The atoms of events `[first, tail)` of each reading, level by level."""
         some = tail > first
         rows, first, tail, newest_ms = (x[some] for x in (rows, first, tail, newest_ms))
         if not len(rows):
             return []
-        parts = []
+        parts: list[_Groups] = []
         oldest, hi = self._ts[tail], tail  # the ring's oldest is the first after the tail
-        upper = np.full(len(rows), np.iinfo(np.int64).max)
+        upper = np.full(len(rows), _NEVER)
         for level, (hop, keep) in enumerate(zip(self._hop.tolist(), self._keep, strict=True)):
             cut = (newest_ms // hop - keep + 1) * hop
             lo = lower_bound(self._ts, first, hi, cut)
             for at, index, cell, count in self._zone(level, lo, hi):
                 start = index * hop
                 end = np.minimum(np.minimum(start + hop, upper[at]), oldest[at] + 1)
-                parts.append(_grouped(rows[at], start, end, cell, count))
+                parts.append((rows[at], start, end, cell, count))
             hi, upper = lo, cut
         return parts
 

@@ -95,15 +95,16 @@ def _pack(array: NDArray[np.void]) -> bytes:
     num = len(array)
     if not num:
         return _LENGTH.pack(0)
-    columns = np.ascontiguousarray(array).view(np.uint8).reshape(num, -1).T
-    differs = (columns[:, 1:] != columns[:, :1]).any(axis=1)
+    rows = np.ascontiguousarray(array).view(np.uint8).reshape(num, -1)
+    columns = np.ascontiguousarray(rows.T)
+    differs = np.bitwise_or.reduce(columns ^ columns[:, :1], axis=1) != 0
     return b"".join(
-        [
+        (
             _LENGTH.pack(num),
             np.packbits(differs).tobytes(),
             columns[~differs, 0].tobytes(),
             columns[differs].tobytes(),
-        ]
+        )
     )
 
 
@@ -115,13 +116,14 @@ def _unpack(body: bytes, place: int, dtype: np.dtype[Any]) -> tuple[NDArray[np.v
         return np.zeros(0, dtype), place
     width = dtype.itemsize
     bits = np.frombuffer(body, np.uint8, -(-width // 8), place)
-    differs = np.unpackbits(bits, count=width).astype(bool)
+    bits_of = np.unpackbits(bits, count=width)
+    differs = bits_of.nonzero()[0]
     place += len(bits)
-    num_same, num_other = int((~differs).sum()), int(differs.sum())
-    same = np.frombuffer(body, np.uint8, num_same, place)
-    place += num_same
-    other = np.frombuffer(body, np.uint8, num_other * num, place)
+    first = np.zeros(width, np.uint8)
+    first[bits_of == 0] = np.frombuffer(body, np.uint8, width - len(differs), place)
+    place += width - len(differs)
+    other = np.frombuffer(body, np.uint8, len(differs) * num, place)
     columns = np.empty((num, width), np.uint8)
-    columns[:, ~differs] = same
-    columns[:, differs] = other.reshape(num_other, num).T
+    columns[:] = first
+    columns[:, differs] = other.reshape(-1, num).T
     return columns.reshape(-1).view(dtype), place + len(other)

@@ -9,6 +9,8 @@ from models.events import ACTIONS, INTERACTION, POLARITY, STATE, Interactions
 from models.memory.spec import StateSpec
 
 IMPRESSION = ACTIONS["impression"].code
+WHOLE = np.dtype((np.void, INTERACTION.itemsize))
+"""A record as it is: arrays of such are joined at once, those of fields one by one."""
 
 
 def canonical(interactions: Interactions) -> Interactions:
@@ -18,9 +20,14 @@ def canonical(interactions: Interactions) -> Interactions:
         ValueError: when two records are of one event; a store or a batch build removes
             duplicates before memory sees them.
     """
-    ordered = interactions[np.lexsort((interactions["event"], interactions["ts"]))]
+    ts, events = (np.ascontiguousarray(interactions[name]) for name in ("ts", "event"))
+    if (ts[1:] > ts[:-1]).all():  # as events mostly come: one after the other
+        ordered = interactions.copy()
+    else:
+        # `take` moves records whole, where an index would copy them field by field.
+        ordered = interactions.take(np.lexsort((events, ts)))
     # Keys are compared over the whole set: a repeated event may carry another time.
-    keys = np.sort(ordered["event"])
+    keys = np.sort(events)
     if (keys[1:] == keys[:-1]).any():
         raise ValueError(
             "an event occurs twice; memory is over distinct events, so remove duplicates by "
@@ -42,7 +49,15 @@ def merge(a: Interactions, b: Interactions, *, capacity: int) -> Interactions:
     """
     if not len(a) or not len(b):
         return a if len(a) else b
-    return canonical(np.concatenate([a, b]))[-capacity:]
+    both = np.concatenate((a.view(WHOLE), b.view(WHOLE))).view(INTERACTION)
+    return canonical(both)[-capacity:]
+
+
+def last(ordered: Interactions, chosen: NDArray[np.bool_], capacity: int) -> Interactions:
+    """A copy of the last `capacity` of those `(N,)` that are chosen."""
+    places = chosen.nonzero()[0]
+    kept: Interactions = ordered.take(places[max(len(places) - capacity, 0) :])
+    return kept
 
 
 def is_shown(interactions: Interactions, spec: StateSpec) -> NDArray[np.bool_]:

@@ -98,11 +98,10 @@ def fold(interactions: Interactions, spec: StateSpec, facts: Iterable[Fact] = ()
         return State(*EMPTY._arrays, said) if said else EMPTY
     ordered = ring.canonical(interactions)
     shown = ring.is_shown(ordered, spec)
-    refused = ordered[ring.is_refused(ordered)] if spec.refused else ordered[:0]
     return State(
-        ordered[~shown][-spec.ring :].copy(),
-        ordered[shown][-spec.shown :].copy(),
-        refused[-spec.refused :].copy(),
+        ring.last(ordered, ~shown, spec.ring),
+        ring.last(ordered, shown, spec.shown),
+        ring.last(ordered, ring.is_refused(ordered), spec.refused),
         counted.fold(ordered, spec),
         said,
     )

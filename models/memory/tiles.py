@@ -8,8 +8,11 @@ split of the events give the same bytes.
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from models.events import Interactions
 from models.memory.spec import StateSpec
@@ -36,28 +39,29 @@ def fold(interactions: Interactions, spec: StateSpec) -> Tiles:
     Raises:
         ValueError: when an interaction does not fit into the key of a tile.
     """
-    _check(interactions, spec)
-    cell = cells(interactions)
-    keys = [
-        pack(level, interactions["ts"] // tile.hop, cell) for level, tile in enumerate(spec.levels)
-    ]
-    unique, counts = np.unique(np.concatenate(keys).view(np.uint64), return_counts=True)
-    tiles = np.zeros(len(unique), TILE)
-    tiles["key"], tiles["count"] = unique, counts
-    return _prune(tiles, spec)
+    if not len(interactions):
+        return empty()
+    hop, keep, base = _levels(spec)
+    ts = np.ascontiguousarray(interactions["ts"])
+    index = ts // hop
+    newest = index.max(axis=1, keepdims=True)
+    _check(int(ts.min()), int(newest[0, 0]), int(interactions["interest"].max()), spec)
+    keys = (index << CELL_BITS | base | cells(interactions))[index > newest - keep]
+    keys.sort()
+    edges = _edges(keys)
+    return _tiles(keys[edges[:-1]], edges[1:] - edges[:-1])
 
 
-def _check(interactions: Interactions, spec: StateSpec) -> None:
-    ts = interactions["ts"]
-    if ts.min(initial=0) < 0 or ts.max(initial=0) // spec.levels[0].hop >= 1 << _INDEX_BITS:
+def _check(oldest_ms: int, newest: int, interest: int, spec: StateSpec) -> None:
+    if oldest_ms < 0 or newest >= 1 << _INDEX_BITS:
         raise ValueError(
-            f"interactions from {ts.min()} to {ts.max()} ms: tiles begin at 1970 and are at most "
-            f"2^{_INDEX_BITS}; let `models.events.validate` take out what cannot be"
+            f"interactions from {oldest_ms} to {newest * spec.levels[0].hop} ms: tiles begin at "
+            f"1970 and are at most 2^{_INDEX_BITS}; let `models.events.validate` take out what "
+            "cannot be"
         )
-    highest = int(interactions["interest"].max(initial=0))
-    if highest >= spec.num_interests:
+    if interest >= spec.num_interests:
         raise ValueError(
-            f"an interaction has interest bucket {highest}, the spec keeps {spec.num_interests}; "
+            f"an interaction has interest bucket {interest}, the spec keeps {spec.num_interests}; "
             "give the catalogue and the memory the same num_interests"
         )
 
@@ -66,18 +70,43 @@ def merge(a: Tiles, b: Tiles, spec: StateSpec) -> Tiles:
     """The sum of both, pruned."""
     if not len(a) or not len(b):
         return a if len(a) else b
-    unique, where = np.unique(np.concatenate([a["key"], b["key"]]), return_inverse=True)
-    tiles = np.zeros(len(unique), TILE)
-    tiles["key"] = unique
-    np.add.at(tiles["count"], where, np.concatenate([a["count"], b["count"]]))
-    return _prune(tiles, spec)
+    keys, count = (np.concatenate((a[name], b[name])) for name in ("key", "count"))
+    order = keys.argsort(kind="stable")  # two sorted runs: one pass
+    keys = keys[order].view(np.int64)
+    begins = _edges(keys)[:-1]
+    return _pruned(keys[begins], np.add.reduceat(count[order], begins, dtype=np.uint32), spec)
 
 
-def _prune(tiles: Tiles, spec: StateSpec) -> Tiles:
-    level, index, _ = unpack(tiles["key"])
-    keep = np.array([tile.keep for tile in spec.levels])
-    kept: Tiles = tiles[index > (newest(level, index, spec) - keep)[level]]
-    return kept
+def _pruned(keys: Ints, count: NDArray[np.uint32], spec: StateSpec) -> Tiles:
+    """Tiles without what has become too old."""
+    newest = newest_ms(keys, spec)
+    first = [
+        pack(level, max(newest // tile.hop - tile.keep + 1, 0))
+        for level, tile in enumerate(spec.levels)
+    ]
+    kept = keys >= np.array(first)[keys >> _LEVEL_SHIFT]
+    return _tiles(keys[kept], count[kept])
+
+
+def _edges(keys: Ints) -> Ints:
+    """Where each run of equal keys begins, and where the last one ends."""
+    fresh = np.ones(len(keys) + 1, bool)
+    np.not_equal(keys[1:], keys[:-1], out=fresh[1:-1])
+    return fresh.nonzero()[0]
+
+
+def _tiles(keys: Ints, count: NDArray[np.integer]) -> Tiles:
+    tiles = np.empty(len(keys), TILE)
+    tiles["key"], tiles["count"] = keys, count
+    return tiles
+
+
+@functools.lru_cache(maxsize=64)
+def _levels(spec: StateSpec) -> tuple[Ints, Ints, Ints]:
+    """`(L, 1)` hop in milliseconds, number of tiles kept, and the least key."""
+    rows = [(tile.hop, tile.keep, pack(level, 0)) for level, tile in enumerate(spec.levels)]
+    hop, keep, base = np.array(rows).T[..., None]
+    return hop, keep, base
 
 
 def cells(interactions: Interactions) -> Ints:
@@ -87,25 +116,26 @@ def cells(interactions: Interactions) -> Ints:
     return cell
 
 
-def pack(level: ArrayLike, index: Ints, cell: Ints) -> Ints:
-    """The keys of tiles; they sort by level, then index, then cell."""
+def pack(level: Any, index: Any, cell: Any = 0) -> Any:
+    """The keys of tiles, signed, of integers or arrays; by level, then index, then cell."""
     # Levels stay below 8 in a signed number; the spec says so.
-    return (np.asarray(level, np.int64) << _LEVEL_SHIFT) | (index << CELL_BITS) | cell
+    return (level << _LEVEL_SHIFT) | (index << CELL_BITS) | cell
 
 
-def unpack(keys: NDArray[np.uint64]) -> tuple[Ints, Ints, Ints]:
+def unpack(keys: NDArray[np.uint64] | Ints) -> tuple[Ints, Ints, Ints]:
     """Level, index and cell of each key."""
     signed = keys.view(np.int64) if keys.flags.c_contiguous else keys.astype(np.int64)
     index = (signed >> CELL_BITS) & ((1 << _INDEX_BITS) - 1)
     return signed >> _LEVEL_SHIFT, index, signed & ((1 << CELL_BITS) - 1)
 
 
-def uncell(cell: Ints) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+def uncell(cell: Ints) -> tuple[Ints, Ints]:
     """The reverse of `cells`: action and interest."""
-    interest = cell & ((1 << _INTEREST_BITS) - 1)
-    return (cell >> _INTEREST_BITS).astype(np.uint8), interest.astype(np.uint16)
+    return cell >> _INTEREST_BITS, cell & ((1 << _INTEREST_BITS) - 1)
 
 
-def newest(level: Ints, index: Ints, spec: StateSpec) -> Ints:
-    """`(L,)` the highest index of each level; sorted tiles have it last. Every level has some."""
-    return index[np.searchsorted(level, np.arange(1, len(spec.levels) + 1)) - 1]
+def newest_ms(keys: Ints, spec: StateSpec) -> int:
+    """When the newest tile of some begins; in each level the newest is the one that holds it."""
+    # Every level has tiles, and those of level 0 come first.
+    newest: int = keys[keys.searchsorted(pack(1, 0)) - 1].item() >> CELL_BITS
+    return newest * spec.levels[0].hop

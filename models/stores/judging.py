@@ -1,7 +1,7 @@
 """What becomes of a user's events and state, whatever store keeps them: pure functions.
 
-`judge` tells new events from known, late and forgotten ones; `advance` applies the new ones;
-`tombstone_of` says what a forgetting leaves behind, `without` what it leaves of the state.
+`judge` tells new events from known, late and forgotten ones; `tombstone_of` says what a forgetting
+leaves behind, `without` what it leaves of the state.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.events import ACTIONS, STATE, Interactions, key64
-from models.memory import EMPTY, State, StateSpec, fold, merge
+from models.memory import EMPTY, State, StateSpec, fold
 from models.memory import ring as rings
 from models.memory.facts import Fact
 from models.stores.batch import Batch
@@ -28,7 +28,6 @@ def judge(
     stored: AbstractSet[int],
     graves: Graves,
     cutoff_ms: int,
-    state: State = EMPTY,
 ) -> list[Outcome]:
     """One outcome for each of one user's rows of a batch.
 
@@ -37,8 +36,7 @@ def judge(
         stored: those of their event keys that are in the history.
         cutoff_ms: an unknown event before it is late.
     """
-    # The rings know their events even when marks are gone, as after a changed timestamp.
-    seen = known_to(state, [batch.events[row] for row in rows])
+    seen: set[int] = set()
     outcomes = []
     for row in rows:
         event, ts = batch.events[row], batch.ts[row]
@@ -52,21 +50,6 @@ def judge(
             outcomes.append(Outcome.ACCEPTED)
             seen.add(event)
     return outcomes
-
-
-def known_to(state: State, events: Sequence[int]) -> set[int]:
-    """Those of the events that the state itself holds one by one."""
-    if not state:
-        return set()
-    held = np.concatenate([state.ring["event"], state.shown["event"], state.refused["event"]])
-    found = {event for event in events if (held == np.uint64(event)).any()}
-    return found | {fact.event for fact in state.facts if fact.event in events}
-
-
-def advance(state: State, batch: Batch, rows: Sequence[int], spec: StateSpec) -> State:
-    """The state after a user's new events."""
-    facts = [batch.facts[row] for row in rows if row in batch.facts]
-    return merge(state, fold(batch.interactions[rows], spec, facts), spec)
 
 
 def without(

@@ -7,9 +7,9 @@ whose calls share commits.
 
 Read transactions are short, except while a snapshot is written: an open one keeps freed pages from
 being used again. What is erased leaves every database at once, but may stay in free pages of the
-file until those are written over. To overwrite it before would not help: LMDB never writes on a page
-in use, it writes a new one. A copy made by `mdb_copy -c` is free of it, and so is a new store that a
-snapshot is restored into.
+file until those are written over. To overwrite it first would not help: LMDB never writes on a
+page in use, it writes a new one. A copy made by `mdb_copy -c` is free of it, and so is a new store
+that a snapshot is restored into.
 """
 
 from __future__ import annotations

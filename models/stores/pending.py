@@ -16,7 +16,7 @@ from models.events import INTERACTION
 from models.memory import EMPTY, State, StateSpec, decode, encode, fold, merge
 from models.stores.batch import Batch
 
-MOST = 32
+MOST = 64
 """Events behind a state: more make a reading slower, fewer a write."""
 
 _NUM = struct.Struct("<H")

@@ -33,7 +33,7 @@ def wall_clock() -> int:
 
 
 class StoreConfig(Config):
-    """Where an embedded store lies and how long it can tell a new event from a known one."""
+    """Where an embedded store lies, what it may hold, and for how long events may come."""
 
     path: Path
     """A folder; it is made when missing."""
@@ -41,7 +41,7 @@ class StoreConfig(Config):
     """Most that can be stored. The file takes only what is used, but at times twice of it: so that
     forgetting works in a full store. The same in every process."""
     dedup_horizon: Duration = Field(7 * DAY_MS, gt=0)
-    """An event older than this cannot be proven new and is late."""
+    """An unknown event older than this is late: it may be in the log behind a snapshot already."""
     sync: bool = True
     """Whether a call waits for the disk. Without it a power cut, not a crash, may lose events."""
 
@@ -65,7 +65,7 @@ class Outcome(StrEnum):
     DUPLICATE = "duplicate"
     """Known already: nothing changed."""
     LATE = "late"
-    """Older than the dedup horizon: kept for the next rebuild, not applied."""
+    """Unknown, and older than the dedup horizon: kept for the next rebuild, not applied."""
     ERASED = "erased"
     """Covered by a tombstone of its user, or of the item there: not stored."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from models.memory import StateSpec
 from models.stores import LmdbStore, MemoryStore, StoreConfig
-from models.stores.layout import Databases, join
+from models.stores.layout import BY_EVENT, BY_INTEREST, Databases, join, keys_of
+from models.stores.reading import Stored
 
 SPEC = StateSpec()
 Records = dict[str, list[tuple[bytes, bytes]]]
@@ -49,6 +51,10 @@ class Side(Protocol):
         """
         ...
 
+    def digest(self, folder: Path) -> str:
+        """Of the content of a closed store."""
+        ...
+
     def num_bytes(self, folder: Path) -> int:
         """What a closed store takes on the disk."""
         ...
@@ -67,6 +73,15 @@ class Lmdb:
     def num_bytes(self, folder: Path) -> int:
         return (folder / "data.mdb").stat().st_size
 
+    def digest(self, folder: Path) -> str:
+        found = hashlib.blake2b()
+        with _environment(folder) as (env, databases), env.begin() as txn:
+            for name in Databases.names():
+                if name != "meta":  # the bare side has no counters
+                    for key, value in txn.cursor(getattr(databases, name)):
+                        found.update(b"%d %d" % (len(key), len(value)) + key + value)
+        return found.hexdigest()
+
     def put(self, folder: Path, ours: Path, *, after: int, size: int) -> list[float]:
         batches = list(self._records(ours, after, size))
         took = []
@@ -82,26 +97,25 @@ class Lmdb:
 
     def _records(self, folder: Path, after: int, size: int) -> Iterator[Records]:
         with _environment(folder) as (env, databases), env.begin() as txn:
+
+            def found(name: str, keys: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+                with txn.cursor(getattr(databases, name)) as cursor:
+                    return list(cursor.getmulti(sorted(keys)))
+
             cursor = txn.cursor(databases.stream)
             assert cursor.set_range(join(after + 1))
             items = cursor.iternext()
             while stream := list(islice(items, size)):
-                places = sorted(place for _, place in stream)
-                history = [(p, txn.get(p, b"", db=databases.history)) for p in places]
-                found = [(p[:8] + v[28:30][::-1] + p[8:], b"") for p, v in history]
-                states = (
-                    (n, txn.get(n, b"", db=databases.states)) for n in {p[:8] for p in places}
-                )
+                history = found("history", (place for _, place in stream))
+                stored = Stored.of(history).interactions
+                users = np.frombuffer(b"".join(place[:8] for place, _ in history), ">u8")
+                near = users, stored["interest"], stored["ts"], stored["event"]
                 yield {
                     "history": history,
-                    "marks": sorted((p[:8] + p[16:], p[8:16]) for p in places),
-                    "interests": [
-                        item
-                        for item in sorted(found)
-                        if txn.get(item[0], db=databases.interests) == b""
-                    ],
+                    "marks": found("marks", keys_of(BY_EVENT, users, stored["event"])),
+                    "interests": found("interests", keys_of(BY_INTEREST, *near)),
                     "stream": stream,
-                    "states": sorted(states),
+                    "states": found("states", {place[:8] for place, _ in history}),
                 }
 
 

@@ -301,7 +301,7 @@ def test_a_writer_killed_200_times_loses_nothing_and_applies_nothing_twice(tmp_p
             thread, number = map(int, said.split())
             sure[thread] = max(sure[thread], number)
         _check(tmp_path, sure, whole=seed % 20 == 19)
-    assert min(sure) > 100  # the writers did get to work
+    assert min(sure) > 20  # the writers did get to work, on however busy a machine
     store = open_lmdb(tmp_path)
     for thread, number in enumerate(sure):
         assert set(store.apply_many(writer.sent(thread, range(number)))) == {Outcome.DUPLICATE}
