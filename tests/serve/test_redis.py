@@ -85,9 +85,7 @@ def test_without_the_server_search_goes_on_and_events_wait(replicas, server):
     assert client.recommend("ann")["degraded"] == []
 
 
-def test_a_shared_store_wants_a_shared_secret_and_the_wall_clock(
-    release, server, monkeypatch
-):
+def test_a_shared_store_wants_a_shared_secret_and_the_wall_clock(release, server, monkeypatch):
     from models import release as releases
 
     loaded = releases.load(release)
