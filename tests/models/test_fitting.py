@@ -19,7 +19,7 @@ def config(**changes) -> TrainConfig:
     return TRAIN.model_copy(update={"retriever": stage, "ranker": stage})
 
 
-ROUGH = config(epochs=6, patience=2, learning_rate=0.3, table_learning_rate=1.0)
+ROUGH = config(epochs=6, patience=2, learning_rate=0.5, table_learning_rate=1.0)
 """Rates so high that validation goes up and down."""
 
 
