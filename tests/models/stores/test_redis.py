@@ -539,7 +539,7 @@ def test_killed_writers_lose_nothing_and_apply_nothing_twice(tmp_path, processes
         process.kill()
         process.join()
         sure[lane] = max([sure[lane], *heard(pipe)])
-    assert min(end % writer.LANE for end in sure) > 50  # the writers did get to work
+    assert min(end % writer.LANE for end in sure) > 20  # the writers did get to work
     check(open_redis(tmp_path), sent(sure))
     assert set(open_redis(tmp_path).apply_many(rows_of(sure))) == {Outcome.DUPLICATE}
 
@@ -566,7 +566,7 @@ def test_a_killed_server_has_all_that_it_acknowledged(tmp_path, serve, processes
         process.kill()
         process.join()
         sure[lane] = max([sure[lane], *heard(pipe)])
-    assert min(end % writer.LANE for end in sure) > 100
+    assert min(end % writer.LANE for end in sure) > 20
     check(open_redis(tmp_path, url=server.url), sent(sure))
 
 
