@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 import lmdb
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
-from models.events import key64
 from models.memory import State
 from models.stores.judging import tombstone_of, without
 from models.stores.layout import (
@@ -27,7 +25,7 @@ from models.stores.pending import unpack
 from models.stores.protocol import Receipt
 from models.stores.reading import Stored, stored_of
 from models.stores.said import facts_in, rows_of
-from models.stores.tombstones import USER_BYTES, Graves, Tombstones, user_key
+from models.stores.tombstones import Graves, Tombstones, by_user, user_key
 from models.stores.tombstones import join as joined
 from models.stores.writing import Writing
 
@@ -74,16 +72,14 @@ class Erasing:
 
     def bury(self, tombstones: Tombstones) -> int:
         """Forgets what the tombstones cover; gives the number of events removed."""
-        by_user: dict[bytes, dict[bytes, int]] = {}
-        for key, ts in tombstones.items():
-            by_user.setdefault(key[:USER_BYTES], {})[key] = ts
+        buried = by_user(tombstones)
         users = [user.decode() for user, _ in under(self._txn, self._databases.users, b"")]
         num_events = 0
         for user_id in users:
-            found = by_user.pop(user_key(user_id), None)
+            found = buried.pop(user_key(user_id), None)
             if found:
                 num_events += self._bury(self._held(user_id), found).num_events
-        for prefix, found in by_user.items():
+        for prefix, found in buried.items():
             self._keep(prefix, found)
         return num_events
 
@@ -147,12 +143,7 @@ class Erasing:
     def _remove_late(self, held: _Held, graves: Graves) -> tuple[int, bool]:
         """Takes late events out; gives how many, and whether others are left."""
         found = list(under(self._txn, self._databases.late, held.number or b""))
-        covered = []
-        for key, body in found:
-            row = orjson.loads(body)
-            item = key64(row["item_id"]) if row.get("item_id") else 0
-            if graves.covers_one(row["ts"], item):
-                covered.append(key)
+        covered = [key for key, body in found if graves.covers_row(body)]
         num_events, num_bytes = self._pop(self._databases.late, covered)
         held.num_bytes += num_bytes
         return num_events, len(covered) < len(found)

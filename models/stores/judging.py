@@ -117,3 +117,12 @@ def is_lifelong(interactions: Interactions, spec: StateSpec) -> NDArray[np.bool_
     """`(N,)` what `MemoryStore.nearest` may find: what the ring is made of."""
     said: NDArray[np.bool_] = interactions["action"] == ACTIONS[STATE].code
     return ~(said | rings.is_shown(interactions, spec))
+
+
+def check_recent(recent: int, spec: StateSpec) -> None:
+    """Refuses to promise more last interactions than a ring keeps; see `MemoryStore.nearest`."""
+    if recent > spec.ring:
+        raise ValueError(
+            f"the ring keeps {spec.ring} interactions, so the last {recent} are not "
+            "there for certain; ask for fewer, or raise `ring` in the state spec and rebuild"
+        )

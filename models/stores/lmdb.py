@@ -21,13 +21,13 @@ from pathlib import Path
 
 import lmdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from models.events import SCHEMA, Interactions, Interests
 from models.memory import State, StateSpec, tiles
 from models.stores.batch import Batch
 from models.stores.committer import Committer
 from models.stores.erasing import Erasing
+from models.stores.judging import check_recent
 from models.stores.layout import (
     FORMAT,
     Counters,
@@ -49,7 +49,7 @@ from models.stores.protocol import (
     wall_clock,
 )
 from models.stores.reading import body_of, nearest_to, state_of, stored_of
-from models.stores.rows import checked, to_batch
+from models.stores.rows import checked, history_of, to_batch
 from models.stores.said import rows_of
 from models.stores.snapshot import Snapshot, SnapshotInfo, SnapshotRow, write_snapshot
 from models.stores.tombstones import Tombstones
@@ -151,14 +151,7 @@ class LmdbStore:
                 return SCHEMA.empty_table()
             values = [value for _, value in under(txn, self._databases.history, number)]
             late = [value for _, value in under(txn, self._databases.late, number)]
-        received = [body for body in map(body_of, values) if body]
-        known = pa.Table.from_batches([to_batch(received)])
-        unknown = pa.Table.from_batches([to_batch(late)])
-        # A late event may be one whose mark was gone, sent again with another time.
-        again = pc.is_in(unknown["event_id"], value_set=known["event_id"])
-        return pa.concat_tables([known, unknown.filter(pc.invert(again))]).sort_by(
-            [("ts", "ascending"), ("event_id", "ascending")]
-        )
+        return history_of([body_of(value) for value in values], late)
 
     def interactions(self, user_id: str) -> Interactions:
         """All events that count, in `(ts, event)` order; see `MemoryStore.interactions`."""
@@ -170,11 +163,7 @@ class LmdbStore:
         self, user_id: str, *, interests: Sequence[int], recent: int, num: int
     ) -> Interactions:
         """The last events of all and of some interests; see `MemoryStore.nearest`."""
-        if recent > self._spec.ring:
-            raise ValueError(
-                f"the ring keeps {self._spec.ring} interactions, so the last {recent} are not "
-                "there for certain; ask for fewer, or raise `ring` in the state spec and rebuild"
-            )
+        check_recent(recent, self._spec)
         with self._begin() as txn:
             return nearest_to(
                 txn,

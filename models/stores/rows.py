@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.events import INTERACTION, SCHEMA, TIMESTAMP, Interactions
@@ -59,6 +60,17 @@ def to_batch(stored: Sequence[bytes]) -> pa.RecordBatch:
     """The reverse of `to_bytes`: one batch in `SCHEMA`, in the order given."""
     rows = [orjson.loads(row) for row in stored]
     return pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+
+
+def history_of(received: Sequence[bytes], late: Sequence[bytes]) -> pa.Table:
+    """A user's rows as a table by time; empty ones came with a snapshot and are not told."""
+    known = pa.Table.from_batches([to_batch([body for body in received if body])])
+    unknown = pa.Table.from_batches([to_batch(late)])
+    # A late event may have come again in time, with another ts.
+    again = pc.is_in(unknown["event_id"], value_set=known["event_id"])
+    return pa.concat_tables([known, unknown.filter(pc.invert(again))]).sort_by(
+        [("ts", "ascending"), ("event_id", "ascending")]
+    )
 
 
 def pack(interactions: Interactions) -> list[bytes]:

@@ -17,9 +17,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
-from models.events import Interactions
+from models.events import Interactions, key64
 
 Tombstones = Mapping[bytes, int]
 """Keys to times in milliseconds since 1970."""
@@ -56,6 +57,14 @@ def join(*sets: Tombstones) -> dict[bytes, int]:
     }
 
 
+def by_user(tombstones: Tombstones) -> dict[bytes, dict[bytes, int]]:
+    """The tombstones of each user, named by `user_key`."""
+    found: dict[bytes, dict[bytes, int]] = {}
+    for key, ts in tombstones.items():
+        found.setdefault(key[:USER_BYTES], {})[key] = ts
+    return found
+
+
 @dataclass(frozen=True)
 class Graves:
     """The tombstones of one user."""
@@ -90,6 +99,11 @@ class Graves:
         if ts <= self.until:
             return True
         return bool(self.items) and ts <= self.items.get(item_key(self.user_id, item), -1)
+
+    def covers_row(self, body: bytes) -> bool:
+        """The same of an event as JSON, see `models.stores.rows`."""
+        row = orjson.loads(body)
+        return self.covers_one(row["ts"], key64(row["item_id"]) if row.get("item_id") else 0)
 
     def tombstones(self) -> dict[bytes, int]:
         """The reverse of `of`."""

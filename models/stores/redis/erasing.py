@@ -5,9 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 import numpy as np
-import orjson
 
-from models.events import key64
 from models.memory import StateSpec
 from models.stores.judging import tombstone_of, without
 from models.stores.pending import pack
@@ -16,7 +14,7 @@ from models.stores.redis.reading import Reading, Whole
 from models.stores.redis.server import crowded
 from models.stores.redis.writing import DONE, Change, Writing, attempts
 from models.stores.said import facts_in, rows_of
-from models.stores.tombstones import USER_BYTES, Graves, Tombstones, user_key
+from models.stores.tombstones import Graves, Tombstones, by_user, user_key
 from models.stores.tombstones import join as joined
 
 _PAGE = 128  # users whose whole histories are read at a time
@@ -55,14 +53,12 @@ class Erasing:
 
     def bury(self, tombstones: Tombstones) -> int:
         """Forgets what the tombstones cover; gives the number of events removed."""
-        by_user: dict[bytes, dict[bytes, int]] = {}
-        for key, ts in tombstones.items():
-            by_user.setdefault(key[:USER_BYTES], {})[key] = ts
-        users, num_events = iter(by_user), 0
+        buried = by_user(tombstones)
+        users, num_events = iter(buried), 0
         while page := list(islice(users, _PAGE)):
             for _ in attempts():
                 held = self._reading.whole(page)
-                done = [burial(h, h.user_id, by_user[h.user], self._spec) for h in held]
+                done = [burial(h, h.user_id, buried[h.user], self._spec) for h in held]
                 replies = self._writing.commit([change for change, _ in done])
                 settled = [reply == DONE for reply in replies]
                 found = zip(done, settled, strict=True)
@@ -85,7 +81,7 @@ def burial(
     facts = facts_in(rows_of(stored.interactions, stored.bodies))
     state, gone = without(old, stored.interactions, graves, spec=spec, facts=facts)
     rows, places = np.flatnonzero(gone).tolist(), stored.places(spec)
-    late = [event for event, body in held.late.items() if _covers(graves, body)]
+    late = [event for event, body in held.late.items() if graves.covers_row(body)]
     change = Change(
         held,
         user_id or "",
@@ -105,9 +101,3 @@ def burial(
         num_bytes=sum(map(len, removed)),
         erased_at_ms=max(new.get(key, graves.until) for key in tombstones),
     )
-
-
-def _covers(graves: Graves, body: bytes) -> bool:
-    """Whether a late event, as JSON, is to be forgotten."""
-    row = orjson.loads(body)
-    return graves.covers_one(row["ts"], key64(row["item_id"]) if row.get("item_id") else 0)

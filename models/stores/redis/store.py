@@ -21,11 +21,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from models.events import Interactions, Interests
 from models.memory import State, StateSpec, tiles
 from models.stores.batch import Batch
+from models.stores.judging import check_recent
 from models.stores.protocol import Clock, Outcome, Receipt, wall_clock
 from models.stores.redis.config import RedisConfig
 from models.stores.redis.erasing import Erasing
@@ -35,7 +35,7 @@ from models.stores.redis.reading import Reading
 from models.stores.redis.server import Server
 from models.stores.redis.streaming import Streaming
 from models.stores.redis.writing import Writing
-from models.stores.rows import to_batch
+from models.stores.rows import history_of, to_batch
 from models.stores.said import rows_of
 from models.stores.snapshot import Snapshot, SnapshotInfo, SnapshotRow, write_snapshot
 from models.stores.tombstones import Tombstones, user_key
@@ -125,14 +125,7 @@ class RedisStore:
     def history(self, user_id: str) -> pa.Table:
         """The user's events that this store received, late ones too, by time."""
         (held,) = self._reading.whole([user_key(user_id)])
-        received = [body for body in held.stored.bodies if body]
-        known = pa.Table.from_batches([to_batch(received)])
-        unknown = pa.Table.from_batches([to_batch(list(held.late.values()))])
-        # A late event may have come again in time, with another ts.
-        again = pc.is_in(unknown["event_id"], value_set=known["event_id"])
-        return pa.concat_tables([known, unknown.filter(pc.invert(again))]).sort_by(
-            [("ts", "ascending"), ("event_id", "ascending")]
-        )
+        return history_of(held.stored.bodies, list(held.late.values()))
 
     def interactions(self, user_id: str) -> Interactions:
         """All events that count, in `(ts, event)` order; see `MemoryStore.interactions`."""
@@ -143,11 +136,7 @@ class RedisStore:
         self, user_id: str, *, interests: Sequence[int], recent: int, num: int
     ) -> Interactions:
         """The last events of all and of some interests; see `MemoryStore.nearest`."""
-        if recent > self._spec.ring:
-            raise ValueError(
-                f"the ring keeps {self._spec.ring} interactions, so the last {recent} are not "
-                "there for certain; ask for fewer, or raise `ring` in the state spec and rebuild"
-            )
+        check_recent(recent, self._spec)
         return self._reading.nearest(user_id, interests=interests, recent=recent, num=num)
 
     def late_events(self) -> Iterator[pa.RecordBatch]:
