@@ -74,7 +74,13 @@ def is_refused(interactions: Interactions) -> NDArray[np.bool_]:
     return refused
 
 
+def is_said(interactions: Interactions) -> NDArray[np.bool_]:
+    """`(N,)` which records are of events that say a fact."""
+    said: NDArray[np.bool_] = interactions["action"] == ACTIONS[STATE].code
+    return said
+
+
 def without_facts(interactions: Interactions) -> Interactions:
     """All but the records of events that say a fact: those are no interactions."""
-    said = interactions["action"] == ACTIONS[STATE].code
+    said = is_said(interactions)
     return interactions[~said] if said.any() else interactions

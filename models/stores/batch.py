@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from models.events import ACTIONS, STATE, Interactions, Interests
+from models.events import Interactions, Interests
 from models.events import encode as to_interactions
 from models.memory.facts import Fact, facts_of
+from models.memory.ring import is_said
 from models.stores.rows import checked, to_bytes
-
-_STATE = ACTIONS[STATE].code
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Batch:
         """From good rows in `SCHEMA`; ValueError when the columns are others."""
         table = checked(table).combine_chunks()
         interactions = to_interactions(table, interests)
-        said = np.flatnonzero(interactions["action"] == _STATE).tolist()
+        said = np.flatnonzero(is_said(interactions)).tolist()
         return Batch(
             users=table["user_id"].to_pylist(),
             ts=interactions["ts"].tolist(),

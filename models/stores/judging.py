@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 import numpy as np
 from numpy.typing import NDArray
 
-from models.events import ACTIONS, STATE, Interactions, key64
+from models.events import Interactions, key64
 from models.memory import EMPTY, State, StateSpec, fold
 from models.memory import ring as rings
 from models.memory.facts import Fact
@@ -115,8 +115,7 @@ def tombstone_of(
 
 def is_lifelong(interactions: Interactions, spec: StateSpec) -> NDArray[np.bool_]:
     """`(N,)` what `MemoryStore.nearest` may find: what the ring is made of."""
-    said: NDArray[np.bool_] = interactions["action"] == ACTIONS[STATE].code
-    return ~(said | rings.is_shown(interactions, spec))
+    return ~(rings.is_said(interactions) | rings.is_shown(interactions, spec))
 
 
 def check_recent(recent: int, spec: StateSpec) -> None:

@@ -11,14 +11,15 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from models.events import ACTIONS, STATE, Interactions
+from models.events import Interactions
 from models.memory.facts import Fact, facts_of
+from models.memory.ring import is_said
 from models.stores.rows import to_batch
 
 
 def rows_of(history: Interactions, bodies: Sequence[bytes]) -> list[bytes]:
     """The JSON rows of the facts among events `(N,)`, as far as they are there."""
-    said = np.flatnonzero(history["action"] == ACTIONS[STATE].code).tolist()
+    said = np.flatnonzero(is_said(history)).tolist()
     return [bodies[row] for row in said if bodies[row]]
 
 
