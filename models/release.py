@@ -35,7 +35,7 @@ from models.model import ModelConfig, Recommender, ServingConfig, build
 from models.ranking.calibration import Platt
 from models.retrieval.retrieve import Retriever
 
-FORMAT = 1
+FORMAT = 2
 
 
 class ReleaseConfig(Config):

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from models.events import MAX_ID_BYTES
 from models.stores.tombstones import Graves, user_key
 
-FORMAT = b"2"
+FORMAT = b"3"
 Txn: TypeAlias = "lmdb.Transaction[bytes]"  # the C class takes no subscript
 
 

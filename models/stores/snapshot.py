@@ -30,7 +30,7 @@ from models.events import INTERACTION, Interactions
 from models.memory import State, StateSpec, decode, encode
 from models.stores.tombstones import Tombstones, join
 
-VERSION = 2
+VERSION = 3
 _SCHEMA = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),

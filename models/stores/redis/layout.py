@@ -48,7 +48,7 @@ from models.memory import StateSpec
 from models.stores.judging import is_lifelong
 from models.stores.rows import REST, pack, unpack
 
-FORMAT = b"1"
+FORMAT = b"2"
 NUM_PARTITIONS = 64  # part of the layout
 _OWN = frozenset(("user", "state", "events", "places", "late", "graves"))
 _HEAD = 8 + REST.itemsize  # ts and the packed rest stand before the JSON row

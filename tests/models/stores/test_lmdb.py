@@ -86,7 +86,7 @@ def test_another_layout_is_refused_and_says_what_to_do(tmp_path, layout):
     env.close()
     for _ in range(2):  # the refusal let go of the files, and changed nothing in them
         with pytest.raises(
-            ValueError, match=rf"layout {layout.decode()}; .* layout 2.* new folder"
+            ValueError, match=rf"layout {layout.decode()}; .* layout 3.* new folder"
         ):
             open_lmdb(tmp_path)
     env = lmdb.open(str(tmp_path), max_dbs=9)

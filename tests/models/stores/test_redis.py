@@ -153,7 +153,7 @@ def test_another_spec_and_another_layout_are_refused(tmp_path):
     with pytest.raises(ValueError, match=rf"{SPEC.digest()}, not {other.digest()}.*jobs\.prepare"):
         open_redis(tmp_path, spec=other)
     shared_server().client().hset(Keys(str(tmp_path)).meta.decode(), "format", "9")
-    with pytest.raises(ValueError, match="layout 9; this release reads layout 1"):
+    with pytest.raises(ValueError, match="layout 9; this release reads layout 2"):
         open_redis(tmp_path)
 
 

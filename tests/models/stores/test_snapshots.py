@@ -276,7 +276,7 @@ def test_a_snapshot_of_an_older_version_is_refused(store, tmp_path):
     )
     pq.write_table(old, path)
     with pytest.raises(
-        ValueError, match=r"version 1; this release reads version 2\. Build it again"
+        ValueError, match=r"version 1; this release reads version 3\. Build it again"
     ):
         store.restore(path)
 
