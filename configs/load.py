@@ -34,6 +34,8 @@ class Document(Config):
     runs: str = "runs"
     """Where outputs go."""
     source: SourceConfig
+    log: str | None = None
+    """Where `jobs.collect` puts the events that the service took: read beside `source`."""
     items: ItemsConfig = ItemsConfig()
     catalogue: CatalogueConfig = CatalogueConfig()
     memory: MemorySpec = MemorySpec()

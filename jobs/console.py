@@ -17,6 +17,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 
 ConfigFile = Annotated[
@@ -63,20 +64,32 @@ def fail(message: str) -> None:
 
 
 class Note:
-    """What a step has to say for itself when it is done."""
+    """What a step has to say for itself: how far it is, and what came of it when it is done."""
 
-    text: str = ""
+    def __init__(self, title: str = "", status: Status | None = None) -> None:
+        self.text, self._title, self._status = "", title, status
 
     def __call__(self, text: str) -> None:
         """Sets the text, such as `541,909 rows`."""
         self.text = text
 
+    def progress(self, done: int, total: int) -> None:
+        """Shows how many pieces of the work are done."""
+        if self._status is not None:
+            self._status.update(f"{self._title}: {done} of {total}")
+        elif total >= _MANY and done * 10 // total > (done - 1) * 10 // total:  # in a log: tenths
+            out.print(f"    {done:,} of {total:,}", soft_wrap=True)
+
+
+_MANY = 20
+
 
 @contextmanager
 def step(title: str) -> Iterator[Note]:
     """A line of progress: turning while the step runs, then with its note and its seconds."""
-    note, begin = Note(), time.monotonic()
-    with out.status(title) if out.is_terminal else _announced(title):
+    begin = time.monotonic()
+    with out.status(title) if out.is_terminal else _announced(title) as status:
+        note = Note(title, status)
         yield note
     seconds = time.monotonic() - begin
     middle = f"[dim]{note.text}[/dim]" if note.text else ""

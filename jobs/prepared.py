@@ -1,8 +1,9 @@
 """What `prepare` writes and `train`, `evaluate` and `release` read.
 
-`runs/<name>/prepared/` holds `users/*.parquet`, `requests/*.parquet`, `catalogue.parquet`,
-`quarantine/*.parquet`, `ledger.json`, and last of all `manifest.json`: without it the folder is
-incomplete.
+`runs/<name>/prepared/` holds generations, and `manifest.json`, which is written last and says which
+of them count: what it does not name is not there. A generation holds, of the users that it has,
+`users/*.parquet` (with states), `histories/*.arrow`, `requests/*.parquet`, a file per part; of what
+it read `quarantine/*.parquet`; and of everything up to then `catalogue.parquet`.
 """
 
 from __future__ import annotations
@@ -13,21 +14,29 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
 from configs.load import Document
+from jobs.building import Users, users_of
+from jobs.cleaning import QUARANTINE
 from models.catalogue import Catalogue, CatalogueConfig
-from models.events import INTERACTION
+from models.config import digest_of
+from models.events import Interactions
 from models.memory import Histories
+from models.memory.segments import expand
+from models.records import interactions, is_fact
+from models.requests import RequestConfig
 
-FORMAT = 1
+FORMAT = 2
 SHAPING = ("source", "items", "catalogue", "memory", "requests")
 """The sections of a document that decide what prepared data says."""
 
@@ -54,18 +63,9 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 def digests(document: Document) -> dict[str, str]:
     """The digest of each section that shapes prepared data."""
-    return {name: getattr(document, name).digest() for name in SHAPING}
-
-
-def write_manifest(folder: Path, document: Document, made_at: str) -> None:
-    """Marks a prepared folder as complete."""
-    manifest = {
-        "format": FORMAT,
-        "made_at": made_at,
-        "digests": digests(document),
-        "config": document.model_dump(mode="json"),
+    return {name: getattr(document, name).digest() for name in SHAPING} | {
+        "log": digest_of(document.log)
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Prepared:
             )
         if document is not None:
             made, wanted = manifest["digests"], digests(document)
-            changed = [name for name in SHAPING if made.get(name) != wanted[name]]
+            changed = [name for name in wanted if made.get(name) != wanted[name]]
             if changed:
                 raise ValueError(
                     f"{folder} was prepared under another configuration of {', '.join(changed)}: "
@@ -103,58 +103,89 @@ class Prepared:
                 )
         return Prepared(folder, manifest)
 
-    @cached_property
+    @property
     def ledger(self) -> dict[str, Any]:
         """What was read, kept and turned away."""
-        found: dict[str, Any] = json.loads((self.folder / "ledger.json").read_text())
+        found: dict[str, Any] = self.manifest["ledger"]
         return found
+
+    @property
+    def generations(self) -> list[Path]:
+        """The folders that count, the oldest first."""
+        return [self.folder / name for name in self.manifest["generations"]]
 
     @cached_property
     def catalogue(self) -> Catalogue:
         """All items."""
         config = CatalogueConfig.model_validate(self.manifest["config"]["catalogue"])
-        return Catalogue.load(self.folder / "catalogue.parquet", config)
+        return Catalogue.load(self.generations[-1] / "catalogue.parquet", config)
 
     @cached_property
     def requests(self) -> pa.Table:
-        """All requests, in the order of time; columns as in `models.requests.request_schema`."""
-        table = self._read("requests")
+        """All requests, in the order of time; columns as in `models.requests.request_schema`.
+
+        Where outcomes have a window, requests are left out whose window is not over yet.
+        """
+        found = [users.requests(users.live) for users in self._users()]
+        table = pa.concat_tables(found)
+        window = RequestConfig.model_validate(self.manifest["config"]["requests"]).outcome_window
+        if window is not None:
+            last = datetime.fromisoformat(self.ledger["last_arrived"]).timestamp() * 1000
+            ripe = pc.less_equal(pc.add(table["as_of"], window), round(last))
+            table = table.filter(ripe)
         return table.sort_by([("as_of", "ascending"), ("request_id", "ascending")])
 
     @cached_property
     def histories(self) -> Histories:
-        """Every user's interactions."""
-        names = INTERACTION.names or ()
-        table = self._read("users", ["user_id", *names, "arrived"])
-        lengths = np.concatenate(
-            [np.zeros(1, np.int64), *(_lengths(chunk) for chunk in table["ts"].chunks)]
-        )
-        interactions = np.zeros(int(lengths.sum()), INTERACTION)
-        for name in names:
-            interactions[name] = _flat(table[name])
+        """Every user's interactions; users in the order of parts, and by id within each."""
+        parts = [_history(self._users(part)) for part in range(int(self.manifest["num_parts"]))]
+        lengths = np.concatenate([np.zeros(1, np.int64), *(part[1] for part in parts)])
         return Histories(
-            users=pa.concat_arrays(table["user_id"].chunks),
+            users=pa.concat_arrays([part[0] for part in parts]),
             offsets=np.cumsum(lengths),
-            interactions=interactions,
-            arrived=_flat(table["arrived"]).astype(np.int64),
+            interactions=np.concatenate([part[2] for part in parts]),
+            arrived=np.concatenate([part[3] for part in parts]),
         )
 
     def states(self) -> Iterator[tuple[str, bytes]]:
         """`(user_id, encoded state)` of every user's whole history."""
-        parts = pads.dataset(self.folder / "users", format="parquet")
-        for batch in parts.to_batches(columns=["user_id", "state"]):
-            yield from zip(batch["user_id"].to_pylist(), batch["state"].to_pylist(), strict=True)
+        for users in self._users():
+            for batch in users.states().to_batches():
+                yield from zip(
+                    batch["user_id"].to_pylist(), batch["state"].to_pylist(), strict=True
+                )
 
-    def _read(self, part: str, columns: list[str] | None = None) -> pa.Table:
-        return pads.dataset(self.folder / part, format="parquet").to_table(columns=columns)
+    @property
+    def quarantine(self) -> pa.Table:
+        """All rows that were turned away, in `jobs.cleaning.QUARANTINE`."""
+        folders = (generation / "quarantine" for generation in self.generations)
+        files = [str(path) for folder in folders for path in sorted(folder.glob("*.parquet"))]
+        return pads.dataset(files, schema=QUARANTINE, format="parquet").to_table()
+
+    def _users(self, part: int | None = None) -> list[Users]:
+        parts = range(self.manifest["num_parts"]) if part is None else [part]
+        return [users for one in parts for users in users_of(self.generations, one)]
 
 
-def _lengths(lists: pa.ListArray) -> NDArray[np.int64]:
-    lengths: NDArray[np.int64] = lists.value_lengths().to_numpy().astype(np.int64)
-    return lengths
-
-
-def _flat(column: pa.ChunkedArray) -> NDArray[Any]:
-    """The values of all lists, end to end; chunk by chunk, as offsets are 32-bit."""
-    parts = [chunk.flatten().to_numpy() for chunk in column.chunks]
-    return np.concatenate(parts) if parts else np.zeros(0)
+def _history(
+    generations: list[Users],
+) -> tuple[pa.Array, NDArray[np.int64], Interactions, NDArray[np.int64]]:
+    """Users of one part, sorted, how many interactions each has, the interactions, arrivals."""
+    users, lengths, records, arrived = [], [], [], []
+    for one in generations:
+        rows, num = one.rows(one.live), one.table["num"].to_numpy()[one.live]
+        found = interactions(rows)
+        real = ~is_fact(found)
+        owner = np.repeat(np.arange(len(num)), num)
+        users.append(one.table["user_id"].combine_chunks().filter(pa.array(one.live)))
+        lengths.append(np.bincount(owner[real], minlength=len(num)))
+        records.append(found if real.all() else found[real])
+        arrived.append(rows["arrived"].to_numpy()[real])
+    ids, num = pa.concat_arrays(users), np.concatenate(lengths)
+    whole, when = np.concatenate(records), np.concatenate(arrived)
+    if len(generations) == 1:
+        return ids, num, whole, when
+    order = pc.sort_indices(ids).to_numpy()
+    ends = np.append(0, np.cumsum(num))
+    rows = expand(ends[order], ends[order + 1])[1]
+    return ids.take(pa.array(order)), num[order], whole[rows], when[rows]

@@ -1,139 +1,183 @@
-"""Where events are read from: files behind a path, a folder, a pattern or a URI, as Ray blocks."""
+"""Where events are read from: the files behind a path, in chunks, a batch of rows at a time."""
 
 from __future__ import annotations
 
-import fnmatch
+import hashlib
 import importlib
 import importlib.util
-import io
 import pkgutil
-import posixpath
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 import jobs.datasets
-from models.columns import LINE, REASON, parse_lines
+from jobs.locating import File, Source, distinct, locate
+from jobs.reading import Broken, Rows, csv_options, csv_rows, line_rows, parquet_rows
+from models.columns import LINE
 from models.mapping import SourceConfig
 
 if TYPE_CHECKING:
     import ray.data
 
+__all__ = [
+    "Broken",
+    "Chunk",
+    "File",
+    "Rows",
+    "Source",
+    "adapter",
+    "check_untouched",
+    "chunks",
+    "locate",
+    "read",
+    "whole",
+]
+
 Adapter = Callable[[pa.Table], pa.Table]
-SUFFIXES = {
-    "parquet": (".parquet", ".pq"),
-    "csv": (".csv", ".csv.gz", ".tsv"),
-    "jsonl": (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"),
-}
-_PEEK_LINES = 1000
+_OPEN_AT_ONCE = 8  # footers of Parquet files; far away, each is a round trip
 
 
 @dataclass(frozen=True)
-class Source:
-    """Files of one format, found."""
+class Chunk:
+    """What one task reads: a file or some row groups of it."""
 
-    filesystem: pafs.FileSystem
-    paths: tuple[str, ...]
-    format: str
-    names: tuple[str, ...]
-    """The columns of the first file; of JSON lines, the keys of its first lines."""
+    file: File
+    row_groups: tuple[int, ...] | None = None
+    """None: the whole file."""
+    first_row: int = 0
+    num_rows: int | None = None
+    """None: not known before it is read."""
+
+    @property
+    def id(self) -> str:
+        """Sixteen hex digits: the same for a file that nobody touched, in any later run."""
+        file = self.file
+        told = (file.path, file.size, file.modified_ns, file.keys, self.row_groups)
+        return hashlib.blake2b(repr(told).encode(), digest_size=8).hexdigest()
 
 
-def locate(path: str, config: SourceConfig, key: str = "source") -> Source:
-    """Finds the files and looks at the columns of the first.
+def chunks(source: Source, config: SourceConfig, target_rows: int = 1_000_000) -> list[Chunk]:
+    """What tasks are to read, in the order of the files; empty files are left out.
 
     Args:
-        path: see `SourceConfig.path`.
-        key: the config section to name in errors.
+        target_rows: row groups of a Parquet file go together up to so many rows. CSV and JSON lines
+            are one chunk each: where a row begins is known only from the start.
 
     Raises:
-        ValueError: when nothing is there, the format is unclear, or the first file is empty or
-            cannot be read.
+        ValueError: naming a Parquet file that cannot be read, or is not what it was.
     """
-    filesystem, paths = _files(path, key)
-    kind = (config.format if key == "source" else None) or _format(paths, path, key)
-    paths = [p for p in paths if p.endswith(SUFFIXES[kind])] or paths  # leaves a README out
+    files = [file for file in source.files if file.size]
+    if source.format != "parquet":
+        return [Chunk(file) for file in files]
+    with ThreadPoolExecutor(_OPEN_AT_ONCE) as pool:
+        sizes = list(pool.map(lambda file: _group_sizes(source, file), files))
+    return [
+        c for file, rows in zip(files, sizes, strict=True) for c in _cut(file, rows, target_rows)
+    ]
+
+
+def _group_sizes(source: Source, file: File) -> list[int]:
+    check_untouched(source, file)
     try:
-        names = _names(filesystem, paths[0], kind, config)
+        with source.filesystem.open_input_file(file.path) as opened:
+            told = pq.read_metadata(opened)
+            return [told.row_group(group).num_rows for group in range(told.num_row_groups)]
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{key}.path: {paths[0]} is no {kind} that can be read: {error}"
-        ) from error
-    if not names:
-        raise ValueError(f"{key}.path: {paths[0]} is empty")
-    return Source(filesystem, tuple(paths), kind, tuple(names))
+        raise _unreadable(source, file, error) from error
 
 
-def _files(path: str, key: str) -> tuple[pafs.FileSystem, list[str]]:
-    """All files behind a path, sorted; hidden ones and those that begin with `_` are left out."""
-    if re.match(r"^[a-z][a-z0-9+.-]*://", path):
-        filesystem, root = pafs.FileSystem.from_uri(path)
-    else:
-        filesystem, root = pafs.LocalFileSystem(), Path(path).absolute().as_posix()
-    pattern = root if any(c in root for c in "*?[") else None
-    while pattern and any(c in root for c in "*?["):
-        root = posixpath.dirname(root)
-    info = filesystem.get_file_info(root)
-    if info.type == pafs.FileType.NotFound:
-        raise ValueError(f"{key}.path: there is nothing at {path!r} (looked in {Path.cwd()})")
-    if info.type == pafs.FileType.File:
-        return filesystem, [root]
-    found = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
-    paths = sorted(f.path for f in found if f.is_file and not f.base_name.startswith((".", "_")))
-    if pattern:
-        paths = [p for p in paths if fnmatch.fnmatchcase(p, pattern)]
-    if not paths:
-        raise ValueError(f"{key}.path: there is no file in {path!r}")
-    return filesystem, paths
+def _cut(file: File, sizes: list[int], target_rows: int) -> Iterator[Chunk]:
+    groups: list[int] = []
+    first = num = 0
+    for group, size in enumerate(sizes):
+        if groups and num + size > target_rows:
+            yield Chunk(file, tuple(groups), first, num)
+            groups, first, num = [], first + num, 0
+        groups.append(group)
+        num += size
+    if num:
+        yield Chunk(file, tuple(groups), first, num)
 
 
-def _format(paths: list[str], path: str, key: str) -> str:
-    kinds = {k for p in paths for k, suffixes in SUFFIXES.items() if p.endswith(suffixes)}
-    if len(kinds) != 1:
-        known = ", ".join(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
-        raise ValueError(
-            f"{key}.path: the format of {path!r} is unclear ({len(kinds)} known kinds of file "
-            f"there); known are {known}; or say `source.format`"
-        )
-    return kinds.pop()
+def read(
+    source: Source, chunk: Chunk, config: SourceConfig, batch_rows: int = 262_144
+) -> Iterator[Rows]:
+    """The rows of a chunk, in order, at most `batch_rows` at a time, keys of partitions appended.
+
+    Raises:
+        ValueError: naming the file, when it cannot be read, is gone, or is not what it was when
+            it was found: then rows that came already may be wrong too.
+    """
+    check_untouched(source, chunk.file)
+    try:
+        for rows in _rows(source, chunk, config, batch_rows):
+            yield Rows(_with_keys(rows.table, source, chunk.file), rows.numbers, rows.broken)
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        check_untouched(source, chunk.file)  # that would be why
+        raise _unreadable(source, chunk.file, error) from error
+    check_untouched(source, chunk.file)
 
 
-def _names(filesystem: pafs.FileSystem, path: str, kind: str, config: SourceConfig) -> list[str]:
-    if kind == "parquet":
+def _rows(source: Source, chunk: Chunk, config: SourceConfig, batch_rows: int) -> Iterator[Rows]:
+    path, filesystem = chunk.file.path, source.filesystem
+    if not chunk.file.size:
+        return
+    if source.format == "parquet":
         with filesystem.open_input_file(path) as file:
-            return list(pq.read_schema(file).names)
-    with filesystem.open_input_stream(path) as stream:
-        if kind == "csv":
-            return list(pacsv.open_csv(stream, **_csv_options(config)).schema.names)
-        lines = list(islice(io.TextIOWrapper(stream, config.encoding), _PEEK_LINES))
-    if not any(line.strip() for line in lines):
-        return []
-    parsed = parse_lines(pa.table({LINE: pa.array(lines, pa.string())}))
-    names = [name for name in parsed.column_names if name != REASON]
-    if not names:
-        raise pa.ArrowInvalid("its first lines are no JSON objects")
-    return names
+            yield from parquet_rows(
+                file,
+                row_groups=chunk.row_groups,
+                first_row=chunk.first_row,
+                batch_rows=batch_rows,
+            )
+    elif source.format == "csv":
+        yield from csv_rows(
+            lambda: filesystem.open_input_stream(path), config, batch_rows=batch_rows
+        )
+    else:
+        yield from line_rows(
+            lambda: filesystem.open_input_stream(path),
+            config,
+            expected=[name for name in source.names if name not in source.keys],
+            batch_rows=batch_rows,
+        )
 
 
-def _csv_options(config: SourceConfig, names: Sequence[str] = ()) -> dict[str, Any]:
-    """Every column as text: to guess types would cost `00123` its zeros and stumble on `85123A`."""
-    return {
-        "read_options": pacsv.ReadOptions(encoding=config.encoding),
-        "parse_options": pacsv.ParseOptions(delimiter=config.delimiter, newlines_in_values=True),
-        "convert_options": pacsv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()),
-            strings_can_be_null=True,
-            null_values=[""],
-        ),
-    }
+def _with_keys(table: pa.Table, source: Source, file: File) -> pa.Table:
+    """A file's own column comes before a key of the same name."""
+    distinct(table.column_names)
+    values = dict(file.keys)
+    for key in source.keys:
+        if key not in table.column_names:
+            value = pa.scalar(values.get(key), pa.string())
+            table = table.append_column(key, pa.repeat(value, len(table)))
+    return table
+
+
+def check_untouched(source: Source, file: File) -> None:
+    """Raises ValueError when a file is gone, or not what it was when it was found."""
+    info = source.filesystem.get_file_info(file.path)
+    if info.type == pafs.FileType.NotFound:
+        raise ValueError(f"{file.path} is gone since the source was looked at; run again")
+    if (info.size or 0, info.mtime_ns or 0) != (file.size, file.modified_ns):
+        raise ValueError(
+            f"{file.path} changed since the source was looked at; run again when nobody writes to "
+            "it (write a file beside its place and rename it when it is whole)"
+        )
+
+
+def _unreadable(source: Source, file: File, error: Exception) -> ValueError:
+    said = str(error).split("\n", 1)[0][:300]
+    if "straddl" in said:
+        said += "; is a quote opened that nobody closes?"
+    return ValueError(
+        f"{file.path} is no {source.format} that can be read: {said}; mend it or take it away"
+    )
 
 
 def blocks(source: Source, config: SourceConfig) -> ray.data.Dataset:
@@ -146,7 +190,7 @@ def blocks(source: Source, config: SourceConfig) -> ray.data.Dataset:
             paths, filesystem=filesystem, file_extensions=None, partitioning=None
         )
     if source.format == "csv":
-        options = {"partitioning": None, **_csv_options(config, source.names)}
+        options = {"partitioning": None, **csv_options(config, source.names)}
         return ray.data.read_csv(paths, filesystem=filesystem, **options)
     lines: ray.data.Dataset = ray.data.read_text(
         paths, filesystem=filesystem, encoding=config.encoding
@@ -155,19 +199,22 @@ def blocks(source: Source, config: SourceConfig) -> ray.data.Dataset:
 
 
 def whole(source: Source, config: SourceConfig) -> pa.Table:
-    """All rows as one table in this process: for item tables."""
+    """All rows as one table in this process: for item tables.
+
+    Raises:
+        ValueError: as `read`; also for a broken row, which nobody would miss otherwise.
+    """
     tables = []
-    for path in source.paths:
-        if source.format == "parquet":
-            tables.append(pq.read_table(path, filesystem=source.filesystem, partitioning=None))
-            continue
-        with source.filesystem.open_input_stream(path) as file:  # unpacks .gz by its name
-            if source.format == "csv":
-                tables.append(pacsv.read_csv(file, **_csv_options(config, source.names)))
-            else:
-                lines = io.TextIOWrapper(file, config.encoding).read().split("\n")
-                column = pa.array([line for line in lines if line.strip()], pa.string())
-                tables.append(parse_lines(pa.table({LINE: column})).drop([REASON]))
+    for chunk in chunks(source, config):
+        for rows in read(source, chunk, config):
+            if rows.broken:
+                first = rows.broken[0]
+                raise ValueError(
+                    f"{chunk.file.path}, row {first.number + 1:,}: {first.reason}: {first.text!r}"
+                )
+            tables.append(rows.table)
+    if not tables:
+        return pa.table({name: pa.array([], pa.string()) for name in source.names})
     return pa.concat_tables(tables, promote_options="permissive")
 
 

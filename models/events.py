@@ -10,7 +10,7 @@ An event id is unique per user: the key of an event is a hash of both.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -160,15 +160,13 @@ def validate(
             beyond casting.
     """
     table = conform(table)
-    reasons = _reasons(table, now_ms + max_skew_ms)
-    wrong = np.flatnonzero(reasons != "")
-    good = table.filter(pa.array(reasons == ""))
+    wrong, reasons = _reasons(table, now_ms + max_skew_ms)
+    good = table.take(pa.array(np.delete(np.arange(len(table)), wrong))) if len(wrong) else table
     due = pc.add(good["ts"], pa.scalar(delay_ms, pa.duration("ms")))
     arrival = pc.coalesce(good["arrived_at"], due)
     good = good.set_column(SCHEMA.get_field_index("arrived_at"), "arrived_at", arrival)
-    rejected = table.take(pa.array(wrong)).append_column(
-        "reason", pa.array(reasons[wrong].tolist(), pa.string())
-    )
+    rejected = table.take(pa.array(wrong))
+    rejected = rejected.append_column("reason", pa.array(reasons, pa.string()))
     return Validated(good, rejected, wrong)
 
 
@@ -201,44 +199,68 @@ def conform(table: pa.Table) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=nullable)
 
 
-def _reasons(table: pa.Table, latest_ms: int) -> NDArray[np.str_]:
-    """For each row the first rule that it breaks, or the empty text."""
+def _reasons(table: pa.Table, latest_ms: int) -> tuple[NDArray[np.int64], list[str]]:
+    """The rows that break a rule, and for each the first one that it breaks."""
+    names = [""]
+    found = np.zeros(len(table), np.uint8)
+    for name, broken in _broken(table, latest_ms):
+        names.append(name)
+        if broken.any():
+            found[broken & (found == 0)] = len(names) - 1
+    wrong = np.flatnonzero(found)
+    return wrong, [names[code] for code in found[wrong].tolist()]
+
+
+def _broken(table: pa.Table, latest_ms: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Each rule and the rows that break it; rules on a column without values are left out."""
     flat = {name: table[name] for name in table.column_names}
+    there = {name for name, column in flat.items() if column.null_count < len(column)}
     ts = _millis(flat["ts"])
-    arrived, until = _millis(flat["arrived_at"]), _millis(flat["valid_until"])
-    known = pc.is_in(flat["action"], value_set=pa.array(list(ACTIONS)))
-    needs_item = _mask(pc.invert(pc.is_in(flat["action"], value_set=pa.array(_WITHOUT_ITEM))))
+    for name, rule in (
+        ("user_id", "no user_id"),
+        ("event_id", "no event_id"),
+        ("ts", "no or unparsable ts"),
+    ):
+        if flat[name].null_count:
+            yield rule, _mask(pc.is_null(flat[name]))
+    yield "ts before 1970", ts < 0
+    yield "ts in the future", ts > latest_ms
+    actions = pc.unique(flat["action"]).to_pylist()
+    if any(action not in ACTIONS for action in actions):
+        yield "unknown action", ~_mask(pc.is_in(flat["action"], value_set=pa.array(list(ACTIONS))))
+    if flat["item_id"].null_count:
+        needs_item = pc.invert(pc.is_in(flat["action"], value_set=pa.array(_WITHOUT_ITEM)))
+        yield "no item_id", _mask(needs_item) & _mask(pc.is_null(flat["item_id"]))
+    for name in _IDS:
+        if name in there:
+            rule = f"{name} is empty, over {MAX_ID_BYTES} bytes or holds a zero byte"
+            yield rule, _bad_id(flat[name])
+    if "arrived_at" in there:
+        arrived = _millis(flat["arrived_at"])
+        yield "arrived_at before ts", _mask(pc.is_valid(flat["arrived_at"])) & (arrived < ts)
+        yield "arrived_at in the future", arrived > latest_ms
+    if "position" in there:
+        yield "position below zero", _mask(pc.less(flat["position"], 0))
+    if "value" in there:
+        yield "value is not finite", _mask(pc.invert(pc.is_finite(flat["value"])))
+    if "propensity" in there:
+        yield "propensity outside (0, 1]", _outside(flat["propensity"])
+    if STATE in actions or there & {"slot", "fact"}:
+        yield from _broken_facts(flat, ts)
+
+
+def _broken_facts(
+    flat: dict[str, pa.ChunkedArray], ts: NDArray[np.int64]
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """The rules of what is said."""
     stated = _mask(pc.equal(flat["action"], STATE))
-    said = _mask(pc.is_valid(pc.coalesce(*(flat[name] for name in ("slot", "fact")))))
-    no_item = _mask(pc.is_null(flat["item_id"]))
-    rules: list[tuple[str, NDArray[np.bool_]]] = [
-        ("no user_id", _mask(pc.is_null(flat["user_id"]))),
-        ("no event_id", _mask(pc.is_null(flat["event_id"]))),
-        ("no or unparsable ts", _mask(pc.is_null(flat["ts"]))),
-        ("ts before 1970", ts < 0),
-        ("ts in the future", ts > latest_ms),
-        ("unknown action", ~_mask(known)),
-        ("no item_id", needs_item & no_item),
-        *(
-            (
-                f"{name} is empty, over {MAX_ID_BYTES} bytes or holds a zero byte",
-                _bad_id(flat[name]),
-            )
-            for name in _IDS
-        ),
-        ("arrived_at before ts", _mask(pc.is_valid(flat["arrived_at"])) & (arrived < ts)),
-        ("arrived_at in the future", arrived > latest_ms),
-        ("position below zero", _mask(pc.less(flat["position"], 0))),
-        ("value is not finite", _mask(pc.invert(pc.is_finite(flat["value"])))),
-        ("propensity outside (0, 1]", _outside(flat["propensity"])),
-        ("slot or fact without the action `state`", said & ~stated),
-        ("action `state` without a slot", stated & _mask(pc.is_null(flat["slot"]))),
-        ("unknown fact_source", stated & ~_mask(_is_source(flat["fact_source"]))),
-        (f"fact is no JSON or over {MAX_FACT_BYTES} bytes", _no_json(flat["fact"])),
-        ("valid_until not after ts", stated & (until >= 0) & (until <= ts)),
-    ]
-    masks = [mask for _, mask in rules]
-    return np.select(masks, [np.asarray(name) for name, _ in rules], default=np.asarray(""))
+    said = _mask(pc.is_valid(pc.coalesce(flat["slot"], flat["fact"])))
+    until = _millis(flat["valid_until"])
+    yield "slot or fact without the action `state`", said & ~stated
+    yield "action `state` without a slot", stated & _mask(pc.is_null(flat["slot"]))
+    yield "unknown fact_source", stated & ~_mask(_is_source(flat["fact_source"]))
+    yield f"fact is no JSON or over {MAX_FACT_BYTES} bytes", _no_json(flat["fact"])
+    yield "valid_until not after ts", stated & (until >= 0) & (until <= ts)
 
 
 _IDS = ("user_id", "event_id", "item_id", "session_id", "request_id", "slot")

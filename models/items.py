@@ -23,7 +23,9 @@ def first_rows(events: pa.Table) -> pa.Table:
     order = ["item_id", "ts", "event_id", "user_id"]
     names = [n for n in events.column_names if n.startswith(ITEM) and n not in order]
     frame = pl.DataFrame(events.select([*order, *names])).filter(pl.col("item_id").is_not_null())
-    first = frame.sort(order).filter(pl.col("item_id").is_first_distinct())
+    # Few rows are left to sort: those of each item's first moment.
+    early = frame.filter(pl.col("ts") == pl.col("ts").min().over("item_id"))
+    first = early.sort(order).filter(pl.col("item_id").is_first_distinct())
     return first.to_arrow(compat_level=pl.CompatLevel.oldest())
 
 

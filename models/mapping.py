@@ -129,8 +129,11 @@ class ItemsConfig(Config):
 class PrepareConfig(Config):
     """How the job runs; nothing here changes what it writes."""
 
-    num_partitions: int = Field(4, ge=1)
-    """Parts that users are spread over. One part must fit a worker's memory three times."""
+    num_partitions: int | None = Field(None, ge=1)
+    """Parts that users are spread over; one is in a worker's memory at a time. None: one for each
+    million events of the first run, and at least 4."""
+    max_generations: int = Field(16, ge=1)
+    """New files are added beside what is prepared; every so many runs all is written together."""
     max_quarantine_share: float = Field(0.05, ge=0, le=1)
     """A larger share of wrong rows stops the job: it is the mapping that is wrong, then."""
 
@@ -256,29 +259,37 @@ def clean(raw: pa.Table, mapped: pa.Table, *, source: SourceConfig, now_ms: int)
         now_ms: the present, for "in the future".
 
     Returns:
-        Contract, `item_` and `context_` columns, filled in good rows; `reason` and `row` (the raw
-        row as JSON text), filled in wrong ones.
+        Good rows first, then wrong ones. Contract, `item_` and `context_` columns, filled in good
+        rows; `reason`, `row` (the raw row as JSON text) and `place` (which of the rows given),
+        filled in wrong ones.
     """
     fine = np.asarray(mapped[REASON].is_null())
     kept = np.flatnonzero(fine)
     checked = validate(
-        mapped.take(kept), now_ms=now_ms, max_skew_ms=source.max_skew, delay_ms=source.delay
+        mapped if len(kept) == len(mapped) else mapped.take(kept),
+        now_ms=now_ms,
+        max_skew_ms=source.max_skew,
+        delay_ms=source.delay,
     )
     refused = np.flatnonzero(~fine)
     wrong = np.concatenate([refused, kept[checked.rejected_rows]])
     extras = [n for n in mapped.column_names if n not in SCHEMA.names and n != REASON]
     good = checked.good
+    taken = np.delete(kept, checked.rejected_rows)
     for name in extras:
-        good = good.append_column(name, mapped[name].take(np.delete(kept, checked.rejected_rows)))
-    nothing = pa.nulls(len(good), pa.string())
-    good = good.append_column("reason", nothing).append_column("row", nothing)
+        good = good.append_column(
+            name, mapped[name] if len(good) == len(mapped) else mapped[name].take(taken)
+        )
+    for name, kind in _WRONG:
+        good = good.append_column(name, pa.nulls(len(good), kind))
+    if not len(wrong):
+        return good
     reasons = [*mapped[REASON].take(refused).to_pylist(), *checked.rejected["reason"].to_pylist()]
-    bad = pa.table(
-        {
-            "reason": pa.array(reasons, pa.string()),
-            "row": row_text(raw.take(wrong)).to_arrow().cast(pa.string()),
-        }
-    )
+    rows = row_text(raw.take(wrong)).to_arrow().cast(pa.string())
+    bad = pa.table({"reason": pa.array(reasons, pa.string()), "row": rows, "place": wrong})
     both = pa.concat_tables([good, bad], promote_options="default")
     assert len(both) == len(raw), "a row was lost or invented"
     return both
+
+
+_WRONG = (("reason", pa.string()), ("row", pa.string()), ("place", pa.int64()))

@@ -1,41 +1,29 @@
-"""From the events of some users to their histories and to the requests made of them.
+"""From the histories of some users to the requests made of them.
 
 A request is a moment at which something was wanted (`as_of`), and what came of it. It sees exactly
 the events that had *arrived* strictly before that moment, read by the same function of memory that
-serves a live request. All here is on one part of the users; every user lies in one part.
+serves a live request.
+
+N events, G groups of events, R requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
 from typing import Annotated, Literal
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from models.config import Config
-from models.events import ACTIONS, INTERACTION, STATE, Interests, encode
+from models.config import Config, Duration
+from models.events import ACTIONS
+from models.groups import Groups, Lists, by_event, by_request, by_session, outcomes, slates
 from models.mapping import CONTEXT
-from models.memory import (
-    Fact,
-    Histories,
-    MemorySpec,
-    StateSpec,
-    fold,
-    user_feature_names,
-    user_features,
-    views,
-)
-from models.memory import encode as encode_state
-from models.memory.facts import facts_of
-from models.memory.sessions import starts
+from models.memory import Histories, MemorySpec, user_feature_names, user_features, views
 
 SPLITS = ("train", "validate", "test")
 _NEVER = np.iinfo(np.int64).max
@@ -52,9 +40,11 @@ UtcTime = Annotated[datetime, AfterValidator(_utc)]
 class RequestConfig(Config):
     """What counts as a request, what as its outcome, and which requests train, choose and judge."""
 
-    per: Literal["session", "event"] = "session"
+    per: Literal["session", "event", "request"] = "session"
     """`session`: one request where a session begins, with all that came of the session.
-    `event`: one request at every event that has a label."""
+    `event`: one request at every event that has a label.
+    `request`: one for each request id, for a log that has them: its impressions are the slate that
+    was shown, and what came of it are the events that name it."""
     labels: tuple[str, ...] = Field(min_length=1, max_length=8)
     """Actions along the funnel; the ranker has a head for each."""
     target: str
@@ -63,6 +53,10 @@ class RequestConfig(Config):
     test_from: UtcTime
     warmup: UtcTime | None = None
     """No requests before this moment: histories are still empty."""
+    outcome_window: Duration | None = Field(None, gt=0)
+    """An outcome counts when it arrives within this time of its request, and a request younger than
+    this at the end of the log is no example yet: what will come of it is not known. None: an
+    outcome counts whenever it comes, before its split ends."""
     context: tuple[str, ...] = ()
     """Fields known when the request is made, taken from its first event."""
 
@@ -97,134 +91,35 @@ class RequestConfig(Config):
         edges = [_ms(self.validate_from), _ms(self.test_from)]
         return np.searchsorted(edges, as_of_ms, side="right")
 
-    def known_until(self, split: NDArray[np.int64]) -> NDArray[np.int64]:
-        """When each split ends: an outcome that arrives later was not known to it."""
+    def known_until(self, as_of_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+        """When the outcomes of requests are told: what arrives later counts for none of them.
+
+        That is where a request's split ends, or its window if that is sooner.
+        """
         ends = np.asarray([_ms(self.validate_from), _ms(self.test_from), _NEVER])
-        return ends[split]
+        until = ends[self.split_of(as_of_ms)]
+        return (
+            until
+            if self.outcome_window is None
+            else np.minimum(until, as_of_ms + self.outcome_window)
+        )
 
 
 def _ms(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
 
 
-@dataclass(frozen=True)
-class Part:
-    """What `partition` makes of one part of the users."""
+def request_schema(config: RequestConfig, memory: MemorySpec) -> pa.Schema:
+    """The columns of a request; `labels` has bit h set where head h of the labels happened.
 
-    histories: Histories
-    users: pa.Table
-    """A row per user: `user_id`, the history as lists, the bytes of its state."""
-    requests: pa.Table
-    """A row per request, in `request_schema`."""
-    num_facts: int
-    """Events that say a fact: kept in the states, and no part of the histories."""
-    num_duplicates: int
-    num_late: int
-    """Events that arrived after a younger one of the same user."""
-
-
-def partition(
-    events: pa.Table,
-    *,
-    requests: RequestConfig,
-    memory: MemorySpec,
-    interests: Interests | None = None,
-) -> Part:
-    """Histories, states and requests of all events of some users.
-
-    Args:
-        events: good rows in any order, duplicates included, with `context_<field>` columns.
-        interests: item keys to interest buckets; a catalogue's.
+    `shown` are the items of the slate in the order of their places, where the log has slates.
     """
-    distinct = _distinct(events)
-    num_duplicates = len(events) - len(distinct)
-    users, codes = _users(distinct)
-    says = pc.equal(distinct["action"], STATE)
-    facts = _facts(distinct.filter(says), codes[np.asarray(says)], len(users))
-    done, codes = distinct.filter(pc.invert(says)), codes[~np.asarray(says)]
-    records = encode(done, interests)
-    order = np.lexsort((records["event"], records["ts"], codes))
-    done = done.take(pa.array(order))
-    histories = Histories(
-        users=users,
-        offsets=np.searchsorted(codes, np.arange(len(users) + 1)).astype(np.int64),
-        interactions=records[order],
-        arrived=done["arrived_at"].cast(pa.int64()).to_numpy(),
-    )
-    return Part(
-        histories=histories,
-        users=_user_table(histories, facts, memory.state),
-        requests=_request_table(histories, done, requests, memory),
-        num_facts=len(distinct) - len(done),
-        num_duplicates=num_duplicates,
-        num_late=_num_late(histories),
-    )
-
-
-def _facts(said: pa.Table, codes: NDArray[np.int64], num_users: int) -> list[list[Fact]]:
-    """What each user said."""
-    found: list[list[Fact]] = [[] for _ in range(num_users)]
-    for user, fact in zip(codes.tolist(), facts_of(said), strict=True):
-        found[user].append(fact)
-    return found
-
-
-def _distinct(events: pa.Table) -> pa.Table:
-    """One row per `(user_id, event_id)`, the first to arrive; sorted by user.
-
-    The columns after arrival only make the choice the same whatever the order of the rows.
-    """
-    frame = pl.DataFrame(events)
-    ties = ["arrived_at", "ts", "item_id", "action", "session_id"]
-    first = frame.sort(["user_id", "event_id", *ties]).filter(
-        pl.struct("user_id", "event_id").is_first_distinct()
-    )
-    return first.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(events.schema)
-
-
-def _users(events: pa.Table) -> tuple[pa.Array, NDArray[np.int64]]:
-    """The users, sorted, and the place of each row's user among them."""
-    encoded = events["user_id"].combine_chunks().dictionary_encode()
-    return encoded.dictionary, encoded.indices.to_numpy().astype(np.int64)
-
-
-def _num_late(histories: Histories) -> int:
-    num = 0
-    for user in np.flatnonzero(histories.late):
-        arrived = histories.arrived[histories.offsets[user] : histories.offsets[user + 1]]
-        youngest = np.minimum.accumulate(arrived[::-1])[::-1]
-        num += int((arrived[:-1] > youngest[1:]).sum())
-    return num
-
-
-def _user_table(histories: Histories, facts: list[list[Fact]], spec: StateSpec) -> pa.Table:
-    offsets = histories.offsets
-    pairs = zip(pairwise(offsets.tolist()), facts, strict=True)
-    states = [
-        encode_state(fold(histories.interactions[low:high], spec, said), spec)
-        for (low, high), said in pairs
-    ]
-    columns = {
-        name: _lists(offsets, pa.array(histories.interactions[name]))
-        for name in INTERACTION.names or ()
-    }
-    return pa.table(
-        {
-            "user_id": histories.users,
-            **columns,
-            "arrived": _lists(offsets, pa.array(histories.arrived)),
-            "state": pa.array(states, pa.binary()),
-        }
-    )
-
-
-def _lists(offsets: NDArray[np.int64], values: pa.Array) -> pa.ListArray:
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
-
-
-def request_schema(context: Sequence[str], memory: MemorySpec) -> pa.Schema:
-    """The columns of a request; `labels` has bit h set where head h of the labels happened."""
     width = len(user_feature_names(memory))
+    slate = [
+        ("shown", pa.list_(pa.uint64())),
+        ("positions", pa.list_(pa.int32())),
+        ("propensities", pa.list_(pa.float32())),
+    ]
     return pa.schema(
         [
             ("request_id", pa.string()),
@@ -234,71 +129,79 @@ def request_schema(context: Sequence[str], memory: MemorySpec) -> pa.Schema:
             ("split", pa.string()),
             ("items", pa.list_(pa.uint64())),
             ("labels", pa.list_(pa.uint8())),
-            *((CONTEXT + field, pa.string()) for field in context),
+            *(slate if config.per == "request" else ()),
+            *((CONTEXT + field, pa.string()) for field in config.context),
             ("user_features", pa.list_(pa.float32(), width)),
         ]
     )
 
 
-def _request_table(
-    histories: Histories, events: pa.Table, config: RequestConfig, memory: MemorySpec
+def request_table(
+    histories: Histories,
+    columns: pa.Table,
+    config: RequestConfig,
+    memory: MemorySpec,
+    known: Known | None = None,
 ) -> pa.Table:
+    """All requests made of some users, in `request_schema`.
+
+    Args:
+        columns: `(N,)` what rows have beside the records: `models.records.schema`.
+        known: requests whose reading of memory is known already.
+    """
     records = histories.interactions
-    group, first = _groups(histories, config, memory.view.session_gap)
-    as_of = records["ts"][first]
-    split = config.split_of(as_of)
+    groups = _groups(histories, columns, config, memory)
+    as_of = records["ts"][groups.first]
     bits = _label_bits(config)[records["action"]]
-    known = histories.arrived < config.known_until(split)[group]
-    rows = np.flatnonzero((bits > 0) & (records["item"] != 0) & known)
-    asked, offsets, items, labels = _outcomes(group[rows], records["item"][rows], bits[rows])
-    first, as_of, split = first[asked], as_of[asked], split[asked]
+    until = np.append(config.known_until(as_of), 0)  # of no group nothing counts
+    told = (bits > 0) & (records["item"] != 0) & (histories.arrived < until[groups.of])
+    rows = np.flatnonzero(told)
+    found, labels = outcomes(groups, rows, records, bits[rows])
+    asked, slate = found.group, None
+    if config.per == "request":
+        slate = slates(groups, records, _positions(columns))
+        asked = np.union1d(asked, slate.group)
+        found, slate = found.aligned(asked), slate.aligned(asked)
+    first, as_of = groups.first[asked], as_of[asked]
+    split = config.split_of(as_of)
     users = np.searchsorted(histories.offsets, first, side="right") - 1
-    columns: dict[str, pa.Array | pa.ChunkedArray] = {
+    made: dict[str, pa.Array | pa.ChunkedArray] = {
         "request_id": pa.array([f"{key:016x}" for key in records["event"][first].tolist()]),
         "user_id": histories.users.take(pa.array(users)),
         "as_of": pa.array(as_of),
         "session": pa.array(records["session"][first]),
         "split": pa.array([SPLITS[place] for place in split.tolist()], pa.string()),
-        "items": _lists(offsets, pa.array(items)),
-        "labels": _lists(offsets, pa.array(labels)),
-        **{CONTEXT + f: events[CONTEXT + f].take(pa.array(first)) for f in config.context},
+        "items": _lists(found, records["item"]),
+        "labels": pa.ListArray.from_arrays(pa.array(found.offsets, pa.int32()), pa.array(labels)),
+        **{CONTEXT + f: columns[CONTEXT + f].take(pa.array(first)) for f in config.context},
     }
+    if slate is not None:
+        made["shown"] = _lists(slate, records["item"])
+        made["positions"] = _lists(slate, _positions(columns, missing=-1).astype(np.int32))
+        made["propensities"] = _lists(slate, columns["propensity"].to_numpy())
     kept = as_of >= (_ms(config.warmup) if config.warmup else 0)
-    table = pa.table(columns).filter(pa.array(kept))
-    features = _features(histories, users[kept], as_of[kept], memory)
+    table = pa.table(made).filter(pa.array(kept))
+    features = _features(histories, users[kept], first[kept], memory, known)
     table = table.append_column("user_features", features)
-    return table.cast(request_schema(config.context, memory))
+    schema = request_schema(config, memory)
+    return table.select(schema.names).cast(schema)
 
 
 def _groups(
-    histories: Histories, config: RequestConfig, gap_ms: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """`(N,)` the group that each event falls into, and `(G,)` the first event of each group."""
-    records, offsets = histories.interactions, histories.offsets
+    histories: Histories, columns: pa.Table, config: RequestConfig, memory: MemorySpec
+) -> Groups:
     if config.per == "event":
-        return np.arange(len(records)), np.arange(len(records))
-    begins = starts(records, gap_ms)
-    begins[offsets[:-1]] = True
-    first = np.flatnonzero(begins)
-    return _joined(histories, first)[np.cumsum(begins) - 1], first
+        return by_event(len(histories.interactions))
+    if config.per == "request":
+        return by_request(histories, columns["request"].to_numpy())
+    return by_session(histories, memory.view.session_gap)
 
 
-def _joined(histories: Histories, first: NDArray[np.int64]) -> NDArray[np.int64]:
-    """`(G,)` for each run of events the earliest run of the same user with the same session id.
-
-    Two sessions of one user may go on at once, and their events interleave: a session that was
-    named is one request all the same.
-    """
-    runs = np.arange(len(first))
-    session = histories.interactions["session"][first]
-    users = np.searchsorted(histories.offsets, first, side="right") - 1
-    named = np.flatnonzero(session)
-    order = named[np.lexsort((named, session[named], users[named]))]
-    if len(order):
-        same = (np.diff(session[order], prepend=0) == 0) & (np.diff(users[order], prepend=-1) == 0)
-        heads = np.flatnonzero(~same)
-        runs[order] = order[heads[np.cumsum(~same) - 1]]
-    return runs
+def _positions(columns: pa.Table, missing: int = 1 << 31) -> NDArray[np.int64]:
+    found: NDArray[np.int64] = pc.fill_null(
+        columns["position"].cast(pa.int64()), missing
+    ).to_numpy()
+    return found
 
 
 def _label_bits(config: RequestConfig) -> NDArray[np.uint8]:
@@ -308,32 +211,66 @@ def _label_bits(config: RequestConfig) -> NDArray[np.uint8]:
     return bits
 
 
-def _outcomes(
-    group: NDArray[np.int64], item: NDArray[np.uint64], bits: NDArray[np.uint8]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint8]]:
-    """Groups with an outcome `(R,)`, offsets `(R + 1,)`, and their distinct items and bits.
+def _lists(lists: Lists, values: NDArray[np.generic]) -> pa.ListArray:
+    """The values of events, in the lists' order."""
+    return pa.ListArray.from_arrays(
+        pa.array(lists.offsets, pa.int32()), pa.array(values[lists.rows])
+    )
 
-    Items stand in the order of their first outcome.
-    """
-    order = np.lexsort((item, group))  # stable: within an item the earliest row comes first
-    group, item = group[order], item[order]
-    fresh = np.ones(len(order), bool)
-    fresh[1:] = (group[1:] != group[:-1]) | (item[1:] != item[:-1])
-    heads = np.flatnonzero(fresh)
-    merged = np.bitwise_or.reduceat(bits[order], heads) if len(heads) else bits[:0]
-    told = np.lexsort((order[heads], group[heads]))
-    asked, begins = np.unique(group[heads][told], return_index=True)
-    return asked, np.append(begins, len(told)), item[heads][told], merged[told]
+
+@dataclass(frozen=True)
+class Known:
+    """Requests of an earlier build, and up to when what they saw is still what they see."""
+
+    requests: pa.Table
+    """In `request_schema`; of users that are in the histories."""
+    unchanged_until: NDArray[np.int64]
+    """`(U,)` for each user when the first of its new rows arrived."""
+
+    def features(
+        self, histories: Histories, users: NDArray[np.int64], first: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], pa.Array]:
+        """`(R,)` the row of `requests` that reads the same memory, -1 for none; and the readings.
+
+        Args:
+            users: `(R,)` of each request.
+            first: `(R,)` its first event.
+        """
+        records = histories.interactions[first]
+        ids = [int(text, 16) for text in self.requests["request_id"].to_pylist()]
+        theirs = np.asarray(ids, np.uint64)
+        order = np.argsort(theirs)
+        found = np.searchsorted(theirs[order], records["event"])
+        found = np.minimum(found, max(len(order) - 1, 0))
+        row = order[found] if len(order) else np.full(len(first), -1, np.int64)
+        as_of = self.requests["as_of"].to_numpy()
+        same = np.zeros(len(first), bool)
+        if len(order):
+            same = (theirs[row] == records["event"]) & (as_of[row] == records["ts"])
+        same &= records["ts"] <= self.unchanged_until[users]
+        return np.where(same, row, -1), self.requests["user_features"].combine_chunks()
 
 
 def _features(
     histories: Histories,
     users: NDArray[np.int64],
-    as_of: NDArray[np.int64],
+    first: NDArray[np.int64],
     memory: MemorySpec,
+    known: Known | None,
 ) -> pa.FixedSizeListArray:
-    """`(R, F)` as a fixed-size list column."""
+    """`(R, F)` what memory said just before each request, as a fixed-size list column."""
     width = len(user_feature_names(memory))
-    rows = [user_features(many) for many in views(histories, users, as_of, spec=memory)]
-    flat = np.concatenate(rows).ravel() if rows else np.zeros(0, np.float32)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
+    flat = np.zeros((len(users), width), np.float32)
+    fresh = np.ones(len(users), bool)
+    if known is not None and len(known.requests):
+        row, readings = known.features(histories, users, first)
+        fresh = row < 0
+        flat[~fresh] = readings.flatten().to_numpy().reshape(-1, width)[row[~fresh]]
+    as_of = histories.interactions["ts"][first]
+    place = np.flatnonzero(fresh)
+    done = 0
+    for many in views(histories, users[place], as_of[place], spec=memory):
+        rows = user_features(many)
+        flat[place[done : done + len(rows)]] = rows
+        done += len(rows)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), width)

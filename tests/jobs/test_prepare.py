@@ -12,10 +12,11 @@ import yaml
 
 from configs.load import Document, load
 from jobs import console
-from jobs.prepare import balance, main, prepare
+from jobs.ledger import EMPTY, grown
+from jobs.prepare import main, prepare
 from jobs.prepared import Prepared, replacing
 from models.memory import decode, fold, user_features, view
-from models.requests import request_schema
+from models.requests import SPLITS, request_schema
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = ROOT / "jobs/datasets/online_retail/online_retail.parquet"
@@ -50,8 +51,15 @@ def made(lines, tmp_path_factory):
 
 def comparable(prepared):
     """Everything that must not depend on how the rows came in, in one order."""
-    users = prepared._read("users").sort_by("user_id")
-    return [users, prepared.requests, prepared.catalogue.table, prepared.ledger]
+    histories = prepared.histories
+    places = {user: place for place, user in enumerate(histories.users.to_pylist())}
+    users = {}
+    for user, state in sorted(prepared.states()):
+        mine = slice(*histories.offsets[places[user] : places[user] + 2])
+        arrived = histories.arrived[mine].tobytes()
+        users[user] = state, histories.interactions[mine].tobytes(), arrived
+    requests = prepared.requests.combine_chunks()
+    return [users, requests, prepared.catalogue.table, prepared.ledger]
 
 
 def test_the_ledger_adds_up(made, lines):
@@ -63,9 +71,14 @@ def test_the_ledger_adds_up(made, lines):
     assert ledger == prepared.ledger
     assert sum(ledger["requests"].values()) == len(prepared.requests)
     assert min(ledger["requests"].values()) > 0
-    quarantine = pl.read_parquet(prepared.folder / "quarantine")
+    quarantine = prepared.quarantine
     assert len(quarantine) == wrong
-    assert json.loads(quarantine["row"][0]).keys() == set(lines.columns)
+    for row in quarantine.slice(0, 5).to_pylist():
+        told = json.loads(row["row"])
+        assert told.keys() == set(lines.columns)
+        origin = pl.read_parquet(row["file"]).row(row["number"], named=True)
+        assert told["StockCode"] == origin["StockCode"]
+        assert told["Quantity"] == str(origin["Quantity"])
 
 
 def test_what_is_read_back_is_what_was_written(made):
@@ -73,7 +86,7 @@ def test_what_is_read_back_is_what_was_written(made):
     histories, requests = prepared.histories, prepared.requests
     assert len(histories.users) == ledger["users"]
     assert len(histories.interactions) == ledger["kept"]
-    assert requests.schema.equals(request_schema(("country",), document.memory))
+    assert requests.schema.equals(request_schema(document.requests, document.memory))
     assert requests["as_of"].to_pylist() == sorted(requests["as_of"].to_pylist())
     assert len(prepared.catalogue) == ledger["items"] + 1
     assert (prepared.catalogue.places(histories.interactions["item"]) > 0).all()
@@ -166,7 +179,7 @@ GOOD_CSV = "who,what,when\n" + "".join(f"u{n % 3},i{n % 5},2020-01-{1 + n}\n" fo
 WRONG = {
     "a missing file": (None, [], "source.path: there is nothing at"),
     "no row at all": ("who,what,when\n", [], "is empty, there is not one row"),
-    "an empty file": ("", [], "Empty CSV"),
+    "an empty file": ("", [], "log.csv is empty"),
     "a missing column": (GOOD_CSV, ["source.columns.ts=at"], "source.columns.ts: there is no colu"),
     "no good row": (GOOD_CSV, ["source.columns.ts=what"], "not one of 30 rows"),
     "an unknown action": (GOOD_CSV, ["source.action=stare"], "not in the vocabulary"),
@@ -183,7 +196,7 @@ WRONG = {
         ["requests.test_from=2021-01-01"],
         "none in test. Events go from 2020-01-01 to 2020-01-30: try requests.validate_from=2020-01",
     ),
-    "a ragged line": (GOOD_CSV + "u1\n", [], "Expected 3 columns, got 1"),
+    "ragged lines": (GOOD_CSV + "u1\n" * 9, [], "23.1% of the rows are wrong (1 columns instead of"),
 }
 
 
@@ -226,6 +239,16 @@ def test_wrong_input_is_told_in_a_line_and_leaves_nothing(simple, capfd, case):
     assert not list(config.parent.glob("runs/simple/*"))
 
 
+def test_a_ragged_line_is_set_aside_with_its_place(simple):
+    config = simple(GOOD_CSV + "u1\n")
+    assert code_of("--config", config) == 0
+    document = load(config)
+    [row] = Prepared.open(document.folder / "prepared", document).quarantine.to_pylist()
+    assert row["file"].endswith("log.csv")
+    assert (row["number"], row["row"]) == (30, "u1")
+    assert row["reason"] == "1 columns instead of 3"
+
+
 def test_what_was_there_survives_a_run_that_fails(simple, capfd):
     config = simple(GOOD_CSV)
     assert code_of("--config", config) == 0
@@ -254,7 +277,7 @@ def test_data_that_is_incomplete_or_unknown_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is incomplete"):
         Prepared.open(tmp_path)
     (tmp_path / "manifest.json").write_text('{"format": 99}')
-    with pytest.raises(ValueError, match="is of format 99, not 1"):
+    with pytest.raises(ValueError, match="is of format 99, not 2"):
         Prepared.open(tmp_path)
 
 
@@ -273,6 +296,12 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
 
 
 def test_a_lost_row_is_our_fault_and_said():
-    part = {"kept": 5, "duplicates": 1, "first_ms": 0, "last_ms": 1}
+    chunk = {"good": 7, "wrong": 1, "reasons": {"no customer": 1}}
+    chunk |= dict.fromkeys(("first_ms", "last_ms", "arrived_ms"), 0)
+    part = dict.fromkeys(("rows", "duplicates", "users", "num", "late", *SPLITS), 0)
+    with pytest.raises(RuntimeError, match="rows were lost"):
+        grown(EMPTY, [chunk], [part], 3)
+    part |= {"rows": 7, "num": 5, "duplicates": 1}
     with pytest.raises(RuntimeError, match="read 8, kept 5, duplicates 1, quarantined 1"):
-        balance(8, {"no customer": 1}, [part], 3)
+        grown(EMPTY, [chunk], [part], 3)
+    assert grown(EMPTY, [chunk], [part | {"num": 6}], 3)["kept"] == 6

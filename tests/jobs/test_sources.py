@@ -79,7 +79,7 @@ def test_whole_parquet(tmp_path):
     ("name", "content", "message"),
     [
         ("none.csv", None, r"source\.path: there is nothing at"),
-        ("a.csv", b"", r"source\.path: .*a\.csv is no csv that can be read: Empty CSV"),
+        ("a.csv", b"", r"source\.path: .*a\.csv is empty"),
         ("a.jsonl", b"\n\n", r"a\.jsonl is empty"),
         ("a.jsonl", b"who,what\n", r"a\.jsonl is no jsonl that can be read: its first lines"),
         ("a.parquet", b"who,what\n1,2\n3,4\n", r"a\.parquet is no parquet that can be read"),
