@@ -73,9 +73,9 @@ def train(document: Document, *, resume: bool = False, track: bool = True) -> li
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from jobs.pipeline import quiet
     from jobs.prepared import Prepared
-    from jobs.training import rows_of, worker
+    from jobs.preparing.pipeline import quiet
+    from jobs.training import in_order, pointers, rows_of, worker
 
     quiet()
     prepared = Prepared.open(document.folder / "prepared", document)
@@ -84,8 +84,8 @@ def train(document: Document, *, resume: bool = False, track: bool = True) -> li
     run_id = begin(folder, document, resume=resume)
     gpu = document.train.use_gpu
     gpu = ray.cluster_resources().get("GPU", 0) > 0 if gpu is None else gpu
-    cpus = document.train.cpus_per_worker
-    here = None if document.train.num_workers else str(folder / "last")
+    workers, cpus = document.train.num_workers, document.train.cpus_per_worker
+    here = None if workers else str(folder / "last")
     settings = {
         "document": document.model_copy(
             update={"runs": str(Path(document.runs).resolve())}
@@ -96,16 +96,17 @@ def train(document: Document, *, resume: bool = False, track: bool = True) -> li
         "threads": cpus,
         "here": here,
     }
-    rows = ray.data.from_numpy(rows_of(prepared, "train")).rename_columns(["row"]).materialize()
+    rows = pointers(rows_of(prepared, "train"), workers, seed=document.train.seed)
     trainer = TorchTrainer(
         worker,
         train_loop_config=settings,
         scaling_config=ScalingConfig(
-            num_workers=document.train.num_workers,
+            num_workers=workers,
             use_gpu=gpu,
             resources_per_worker={"CPU": cpus},
         ),
         datasets={"train": rows},
+        dataset_config=in_order(),
         run_config=RunConfig(
             name="checkpoints",
             storage_path=str(folder),

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import ray.data
 import ray.train
 import ray.train.torch
 import torch
@@ -19,6 +21,7 @@ from jobs.prepared import Prepared, replacing
 from jobs.tracking import NoTracker, Tracker, WandbTracker
 from models.examples import Examples, Ints, requests_of
 from models.fitting import STAGES, Splits, Trainer
+from models.shuffling import shares, shuffled
 
 STEPS_BETWEEN_LINES = 20
 
@@ -95,19 +98,34 @@ def _run(
     tracker.close()
 
 
+def pointers(rows: Ints, num_workers: int, *, seed: int) -> ray.data.Dataset:
+    """Rows as a Ray data set that `streaming_split` hands out to workers block by block."""
+    parts = shares(rows, max(num_workers, 1), seed=seed)
+    return ray.data.from_arrow([pa.table({"row": part}) for part in parts])
+
+
+def in_order() -> ray.train.DataConfig:
+    """Each worker gets the same blocks in every run: pointers are small, wherever they lie."""
+    return ray.train.DataConfig(
+        execution_options=ray.data.ExecutionOptions(preserve_order=True),
+        enable_shard_locality=False,
+    )
+
+
 def shard(stage: int, epoch: int, batch: int, *, seed: int, world: int) -> Iterator[Ints]:
     """This worker's batches of one epoch, shuffled anew each time."""
-    rows = ray.train.get_dataset_shard("train")
-    found = rows.iter_batches(
-        batch_size=max(batch // world, 1),
+    blocks = ray.train.get_dataset_shard("train").iter_batches(
+        batch_size=None,
         batch_format="numpy",
         # With two, Ray hands batches on in the order that its threads finish them: no run is the
         # same twice.
         prefetch_batches=1,
-        local_shuffle_buffer_size=1 << 16,
-        local_shuffle_seed=seed * 1000 + stage * 100 + epoch,
     )
-    return (batch["row"] for batch in found)
+    return shuffled(
+        (block["row"] for block in blocks),
+        max(batch // world, 1),
+        np.random.default_rng(seed * 1000 + stage * 100 + epoch),
+    )
 
 
 def _report(

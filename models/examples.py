@@ -1,12 +1,13 @@
 """Examples: requests that point into histories, gathered into batches of tensors.
 
 R requests in all, B in a batch, L interactions, F numbers of the user level, X context fields,
-P outcomes, O outcome heads, C candidates.
+P outcomes, O outcome heads, C candidates, S items of a slate.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,18 +45,77 @@ class Requests:
     """`(P,)` bit h set: head h happened."""
     offsets: Ints
     """`(R + 1,)` where each request's outcomes begin."""
+    shown: Shown | None = None
+    """What was shown at each request; None where the log has no impressions."""
 
     def __len__(self) -> int:
         return len(self.user)
 
     def pairs(self, rows: Ints) -> tuple[Ints, Ints, NDArray[np.uint8]]:
         """The outcomes of requests `(B,)`: number in `rows`, place, label bits; `(P,)` each."""
-        lengths = self.offsets[rows + 1] - self.offsets[rows]
-        which = np.repeat(np.arange(len(rows)), lengths)
-        first = np.cumsum(lengths) - lengths
-        inside = np.arange(len(which)) - first[which]
-        found = self.offsets[rows][which] + inside
+        which, _, found = _spread(self.offsets, rows)
         return which, self.outcomes[found], self.labels[found]
+
+    def slates(self, rows: Ints) -> Slates:
+        """What was shown at requests `(B,)`; of width 0 where nothing was at any of them."""
+        if self.shown is None:
+            size = (len(rows), 0)
+            return Slates(np.zeros(size, np.int64), np.zeros(size, np.int32), np.zeros(size, "f4"))
+        return self.shown.slates(rows)
+
+
+@dataclass(frozen=True)
+class Slates:
+    """What was shown at B requests, S at most."""
+
+    places: Ints
+    """`(B, S)` in the order of position, 0 after the last."""
+    positions: NDArray[np.int32]
+    """`(B, S)` as the log has them, -1 after the last."""
+    propensities: NDArray[np.float32]
+    """`(B, S)` chance of each to be shown where it was; nan for unknown and after the last."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What was shown at R requests, N items in all; a request may have none."""
+
+    places: Ints
+    """`(N,)` places, request after request."""
+    positions: NDArray[np.int32]
+    """`(N,)` where each stood."""
+    propensities: NDArray[np.float32]
+    """`(N,)` chance of each to be shown there; nan for unknown."""
+    offsets: Ints
+    """`(R + 1,)` where each request's slate begins."""
+
+    def slates(self, rows: Ints) -> Slates:
+        """The slates of requests `(B,)`, padded to the longest."""
+        which, inside, found = _spread(self.offsets, rows)
+        width = int(inside.max()) + 1 if len(inside) else 0
+
+        def padded(values: NDArray[Any], nothing: float) -> NDArray[Any]:
+            full = np.full((len(rows), width), nothing, values.dtype)
+            full[which, inside] = values[found]
+            return full
+
+        return Slates(
+            places=padded(self.places, 0),
+            positions=padded(self.positions, -1),
+            propensities=padded(self.propensities, np.nan),
+        )
+
+
+def _spread(offsets: Ints, rows: Ints) -> tuple[Ints, Ints, Ints]:
+    """All that lies between the offsets of rows `(B,)`: number in `rows`, number in its row, place.
+
+    `(N,)` each.
+    """
+    lengths = offsets[rows + 1] - offsets[rows]
+    which = np.repeat(np.arange(len(rows)), lengths)
+    first = np.cumsum(lengths) - lengths
+    inside = np.arange(len(which)) - first[which]
+    return which, inside, offsets[rows][which] + inside
 
 
 def requests_of(
@@ -63,12 +123,10 @@ def requests_of(
 ) -> Requests:
     """The requests of a table in `models.requests.request_schema`, in its order.
 
-    Items that the catalogue does not have are left out of the outcomes.
+    Items that the catalogue does not have are left out of the outcomes and of the slates.
     """
     users = pc.index_in(table["user_id"], value_set=histories.users)
-    places = catalogue.places(_flat(table["items"]).astype(np.uint64))
-    lengths = table["items"].combine_chunks().value_lengths().to_numpy()
-    kept = np.append(0, np.cumsum(places > 0))[np.append(0, np.cumsum(lengths))]
+    places, offsets = _places(table["items"], catalogue)
     long = table["user_features"].combine_chunks()
     context = [table[CONTEXT + name].to_pylist() for name in features.context]
     return Requests(
@@ -79,12 +137,38 @@ def requests_of(
         context=context_codes(context, features, num=len(table)),
         outcomes=places[places > 0],
         labels=_flat(table["labels"]).astype(np.uint8)[places > 0],
-        offsets=kept.astype(np.int64),
+        offsets=offsets,
+        shown=_shown(table, catalogue) if "shown" in table.column_names else None,
     )
 
 
+def _shown(table: pa.Table, catalogue: Catalogue) -> Shown:
+    """The slates of a table of requests."""
+    places, offsets = _places(table["shown"], catalogue)
+    positions, propensities = _flat(table["positions"]), _flat(table["propensities"])
+    if not len(places) == len(positions) == len(propensities):
+        raise ValueError(
+            f"requests: {len(places)} items were shown at {len(positions)} positions with "
+            f"{len(propensities)} propensities; the lists of a request must be of one length"
+        )
+    return Shown(
+        places=places[places > 0],
+        positions=positions.astype(np.int32)[places > 0],
+        propensities=propensities.astype(np.float32)[places > 0],
+        offsets=offsets,
+    )
+
+
+def _places(keys: pa.ChunkedArray, catalogue: Catalogue) -> tuple[Ints, Ints]:
+    """The place of every key in lists of them, 0 for unknown ones; offsets without those."""
+    places = catalogue.places(_flat(keys).astype(np.uint64))
+    lengths = pc.fill_null(pc.list_value_length(keys.combine_chunks()), 0).to_numpy()
+    kept = np.append(0, np.cumsum(places > 0))[np.append(0, np.cumsum(lengths))]
+    return places, kept.astype(np.int64)
+
+
 def _flat(column: pa.ChunkedArray) -> NDArray[np.generic]:
-    values: NDArray[np.generic] = column.combine_chunks().flatten().to_numpy()
+    values: NDArray[np.generic] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return values
 
 

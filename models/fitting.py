@@ -9,7 +9,9 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +21,17 @@ from models import evaluation
 from models.checkpoints import load_optimizers, load_weights, save_optimizers, save_weights
 from models.examples import Examples, Ints
 from models.model import ModelConfig, Recommender, ServingConfig, build
+from models.prefetch import ahead
 from models.ranking.calibration import Platt, fit_platt
 from models.retrieval.retrieve import Retriever
+from models.retrieval.towers import RetrieverBatch
 from models.training import (
     NegativeSampler,
+    RankerBatch,
     StageConfig,
     TrainConfig,
     optimizers,
+    ranker_batch,
     ranker_loss,
     retriever_batch,
     step,
@@ -64,6 +70,20 @@ class Progress:
     def load(path: Path) -> Progress:
         """Reads what `save` wrote."""
         return Progress(**json.loads(path.read_text()))
+
+
+Batch = RetrieverBatch | RankerBatch
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one stage does, in two parts: one may run ahead of the training, the other is it."""
+
+    collate: Callable[[Ints, np.random.Generator], Batch]
+    """Rows to a batch on the CPU. It reads no weights that are being trained, and draws from the
+    given generator alone: torch's own belongs to the training thread."""
+    loss: Callable[[nn.Module, Any], Tensor]
+    """Of a (wrapped) network and a batch on its device."""
 
 
 @dataclass(frozen=True)
@@ -155,12 +175,12 @@ class Trainer:
         for number in range(self.progress.stage, len(STAGES)):
             self._begin(number, configs[number], best)
             net = wrap(self._net(number))
-            loss = self._losses()[number]
+            work = self.work(number)
             for epoch in range(self.progress.epoch, configs[number].epochs):
                 # Before the epoch, not after it: a resumed run may have had its last one already.
                 if self.progress.stale >= configs[number].patience:
                     break
-                figures = self._epoch(number, epoch, configs[number], net, loss, feed, on_step)
+                figures = self._epoch(number, epoch, configs[number], net, work, feed, on_step)
                 self._judge(number, epoch, figures, best)
                 on_epoch(figures)
             load_weights(self._net(number), best / f"{STAGES[number]}.safetensors")
@@ -183,35 +203,35 @@ class Trainer:
                 load_optimizers(self._optimizers, self._resumed / "optimizers.safetensors")
             self._resumed = None
 
-    def _losses(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-        """The loss of each stage, of a (wrapped) network, rows and a generator."""
+    def work(self, stage: int) -> Work:
+        """How a stage makes its batches and what it loses by them.
+
+        The ranker's batches are made with the towers, which it does not train: as they are now.
+        """
+        if stage == 0:
+            return Work(
+                collate=lambda rows, generator: retriever_batch(
+                    self.examples,
+                    rows,
+                    target=self.target,
+                    sampler=self.sampler,
+                    config=self.train,
+                    generator=generator,
+                ),
+                loss=lambda net, batch: net(batch),
+            )
         retriever = self.retriever()
-
-        def of_towers(net: nn.Module, rows: Ints, generator: np.random.Generator) -> Tensor:
-            batch = retriever_batch(
+        return Work(
+            collate=lambda rows, generator: ranker_batch(
                 self.examples,
                 rows,
-                target=self.target,
-                sampler=self.sampler,
-                config=self.train,
-                generator=generator,
-            )
-            loss: Tensor = net(batch.to(self.device))
-            return loss
-
-        def of_ranker(net: nn.Module, rows: Ints, generator: np.random.Generator) -> Tensor:
-            return ranker_loss(
-                net,
-                retriever,
-                self.examples,
-                rows,
+                retriever=retriever,
                 num_heads=len(self.model.heads),
-                listwise_weight=self.model.ranker.listwise_weight,
                 config=self.train,
                 generator=generator,
-            )
-
-        return of_towers, of_ranker
+            ),
+            loss=partial(ranker_loss, listwise_weight=self.model.ranker.listwise_weight),
+        )
 
     def _epoch(
         self,
@@ -219,7 +239,7 @@ class Trainer:
         epoch: int,
         config: StageConfig,
         net: nn.Module,
-        loss: Callable[..., Tensor],
+        work: Work,
         feed: Feed,
         on_step: Callable[[str, float, float], None],
     ) -> dict[str, float | str]:
@@ -230,12 +250,15 @@ class Trainer:
         begin, total, done = time.monotonic(), 0.0, 0
         expected = -(-len(self.splits.train) // config.batch)
         net.train()
-        for rows in feed(stage, epoch, config.batch):
-            share = (epoch + min(done / expected, 1.0)) / config.epochs
-            warm(self._optimizers, config, share)
-            found = step(net, loss(net, rows, generator), self._optimizers)
-            total, done = total + found, done + 1
-            on_step(STAGES[stage], share, found)
+        rows = feed(stage, epoch, config.batch)
+        with ahead(rows, lambda some: work.collate(some, generator)) as batches:
+            for batch in batches:
+                share = (epoch + min(done / expected, 1.0)) / config.epochs
+                warm(self._optimizers, config, share)
+                loss = work.loss(net, batch.to(self.device))
+                found = step(net, loss, self._optimizers)
+                total, done = total + found, done + 1
+                on_step(STAGES[stage], share, found)
         if not done:
             raise ValueError("an epoch without one batch: there are fewer rows than workers")
         seconds = time.monotonic() - begin

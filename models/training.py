@@ -1,9 +1,13 @@
 """Steps of training, one batch at a time; loops, workers and checkpoints are the job's.
 
-B requests, C candidates, S negatives, I places of the catalogue, P outcomes.
+B requests, C candidates, S negatives, I places of the catalogue, P outcomes, O outcome heads,
+H popularity half-lives. A batch is made from rows and a generator alone, and holds no gradient, so
+that it can be made ahead in another thread; only the loss meets the weights that are trained.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +16,7 @@ from torch import Tensor, nn
 
 from models.config import Config
 from models.examples import Examples, Ints
-from models.features import LEVELS
+from models.features import LEVELS, UserSide
 from models.ranking.ranker import ranking_loss
 from models.retrieval.retrieve import Retriever
 from models.retrieval.towers import RetrieverBatch
@@ -105,7 +109,9 @@ def warm(optimizers: list[torch.optim.Optimizer], config: StageConfig, done: flo
 class NegativeSampler:
     """Draws items by popularity^0.75 (Mikolov et al., 2013) of the training outcomes.
 
-    Every item of the catalogue has a chance, so that unseen ones learn to stay low too.
+    Every item of the catalogue has a chance, so that unseen ones learn to stay low too. The draw is
+    for a batch of many moments and follows the batch's seeded generator; `TwoTower` takes `log_q`
+    off the scores, and leaves out for each request what is of its future.
     """
 
     def __init__(self, outcomes: Ints, num_places: int, num_negatives: int) -> None:
@@ -165,37 +171,100 @@ def retriever_batch(
     )
 
 
-def ranker_loss(
-    net: nn.Module,
-    retriever: Retriever,
+@dataclass(frozen=True)
+class RankerBatch:
+    """What one training step of the ranker needs."""
+
+    user: UserSide
+    places: Tensor
+    """`(B, C)` candidates, 0 for padding."""
+    popularity: Tensor
+    """`(B, C, H)` of the candidates at each request's moment."""
+    affinity: Tensor
+    """`(B, C)` the retriever's score."""
+    labels: Tensor
+    """`(B, C, O)` 0 or 1."""
+    kept: Tensor
+    """`(B,)` share of the candidates without an outcome that was kept."""
+    positions: Tensor
+    """`(B, C)` where a candidate was shown, as the log has it; -1 where it was not shown."""
+    propensities: Tensor
+    """`(B, C)` chance that it was shown there; nan where unknown or not shown."""
+
+    def to(self, device: torch.device) -> RankerBatch:
+        """All tensors on a device."""
+        return RankerBatch(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+def ranker_batch(
     examples: Examples,
     rows: Ints,
     *,
+    retriever: Retriever,
     num_heads: int,
-    listwise_weight: float,
     config: TrainConfig,
     generator: np.random.Generator,
-) -> Tensor:
-    """The loss of one batch, over candidates that retrieval would bring to these requests.
+) -> RankerBatch:
+    """One batch for `ranker_loss`.
 
-    All outcomes among them are kept, and of the rest as many as `config.num_candidates` has room
-    for.
+    The candidates of a request are the slate that was shown, where the log has it: what was shown
+    and not chosen was turned down. Otherwise they are what retrieval would bring. All outcomes
+    among them are kept, and of the rest as many as `config.num_candidates` has room for.
     """
     user = examples.user_side(rows).keep(drop_levels(len(rows), config.level_dropout, generator))
-    found = retriever.recommend(user)
-    labels = examples.labels(rows, found.places, num_heads)
-    chosen, kept = thin(found.places > 0, labels.any(2), config.num_candidates, generator)
-    found = found.take(chosen)
-    labels = labels.gather(1, chosen[..., None].expand(-1, -1, num_heads))
-    popularity = examples.popularity.read(user.now_days, found.places)
-    device = next(net.parameters()).device
-    given = (found.places, popularity, found.affinity)
-    logits = net(user.to(device), *(tensor.to(device) for tensor in given))
+    slates = examples.requests.slates(rows)
+    places, affinity = candidates_of(retriever, user, torch.from_numpy(slates.places))
+    labels = examples.labels(rows, places, num_heads)
+    chosen, kept = thin(places > 0, labels.any(2), config.num_candidates, generator)
+    places = places.gather(1, chosen)
+    return RankerBatch(
+        user=user,
+        places=places,
+        popularity=examples.popularity.read(user.now_days, places),
+        affinity=affinity.gather(1, chosen),
+        labels=labels.gather(1, chosen[..., None].expand(-1, -1, num_heads)),
+        kept=kept,
+        positions=_beside(torch.from_numpy(slates.positions), chosen, -1),
+        propensities=_beside(torch.from_numpy(slates.propensities), chosen, float("nan")),
+    )
+
+
+def candidates_of(retriever: Retriever, user: UserSide, shown: Tensor) -> tuple[Tensor, Tensor]:
+    """Places and affinity `(B, C)` of each request's candidates.
+
+    Args:
+        shown: `(B, S)` places of slates, 0 after the last; a request with none is retrieved for.
+    """
+    slate = (shown > 0).any(1)
+    kinds = []
+    for rows, given in ((~slate, False), (slate, True)):
+        if rows.any():
+            some = UserSide(**{name: value[rows] for name, value in vars(user).items()})
+            found = retriever.given(some, shown[rows]) if given else retriever.recommend(some)
+            kinds.append((rows, found))
+    width = max((found.places.shape[1] for _, found in kinds), default=0)
+    places = torch.zeros(len(user), width, dtype=torch.long)
+    affinity = torch.zeros(len(user), width)
+    for rows, found in kinds:
+        places[rows, : found.places.shape[1]] = found.places
+        affinity[rows, : found.places.shape[1]] = found.affinity
+    return places, affinity
+
+
+def _beside(shown: Tensor, chosen: Tensor, nothing: float) -> Tensor:
+    """`(B, C)` of what lies beside slates `(B, S)`, at the chosen columns; `nothing` beyond."""
+    missing = int(chosen.max()) + 1 - shown.shape[1] if chosen.numel() else 0
+    padded = nn.functional.pad(shown, (0, max(missing, 0)), value=nothing)
+    return padded.gather(1, chosen)
+
+
+def ranker_loss(net: nn.Module, batch: RankerBatch, *, listwise_weight: float) -> Tensor:
+    """The loss of one batch that lies on the network's device."""
     return ranking_loss(
-        logits,
-        labels.to(device),
-        (found.places > 0).to(device),
-        kept=kept.to(device),
+        net(batch.user, batch.places, batch.popularity, batch.affinity),
+        batch.labels,
+        batch.places > 0,
+        kept=batch.kept,
         listwise_weight=listwise_weight,
     )
 

@@ -1,6 +1,9 @@
 """The retriever: a user tower over memory and query, an item tower, and what they cannot hold.
 
-Trained by sampled softmax with log-Q correction (Yi et al., RecSys 2019). The user side is encoded
+Trained by sampled softmax with log-Q correction (Yi et al., RecSys 2019). Negatives are drawn for a
+whole batch under a seed, by popularity^0.75 (`models.training.NegativeSampler`), and corrected by
+what was expected of the draw; an item that appears at or after the moment of a request is no
+negative of that request, and neither is what the request itself led to. The user side is encoded
 once for all of a request's positives. B requests, P positives, S negatives, I places, D width,
 L interactions, H popularity half-lives.
 """
@@ -140,7 +143,7 @@ class TwoTower(nn.Module):
         scores = asked.vector @ vectors.T + (batch.popularity @ asked.trend[..., None])[..., 0]
         scores = scores + asked.returning(len(batch.log_q))[:, places] - batch.log_q[places]
         hit = scores[request, torch.arange(num, device=scores.device)]
-        future = self.item.items.first_seen_days[batch.negatives] >= user.now_days[:, None]
+        future = self._future(batch.negatives, user.now_days)
         own = torch.zeros(len(user), len(batch.log_q), dtype=torch.bool, device=scores.device)
         own[request, batch.positives] = True
         if not num:
@@ -149,7 +152,11 @@ class TwoTower(nn.Module):
         return (torch.logaddexp(hit, missed.logsumexp(1)[request]) - hit).mean()
 
     def _query_loss(self, batch: RetrieverBatch, places: Tensor, vectors: Tensor) -> Tensor:
-        """Some outcomes by some of their own words, against each other and the negatives."""
+        """Some outcomes by some of their own words, against each other and the negatives.
+
+        Each is held against what its request could have found: an outcome of a later request, too,
+        may be an item that was not there yet.
+        """
         num = min(len(batch.positives), MAX_QUERIES)
         asked = places[:num]
         text = self.item.items.text[asked] * batch.keep_words[:num]
@@ -158,8 +165,14 @@ class TwoTower(nn.Module):
         )
         scores = self.query_vectors(text) @ vectors[chosen].T
         hit = scores.diagonal()
-        scores = scores.masked_fill(places[chosen] == asked[:, None], float("-inf"))
+        own = places[chosen] == asked[:, None]
+        future = self._future(places[chosen], batch.user.now_days[batch.request[:num]])
+        scores = scores.masked_fill(own | future, float("-inf"))
         return (torch.logaddexp(hit, scores.logsumexp(1)) - hit).mean()
+
+    def _future(self, places: Tensor, now_days: Tensor) -> Tensor:
+        """`(B, N)` which of `(N,)` places had not appeared before each moment `(B,)`."""
+        return self.item.items.first_seen_days[places] >= now_days[:, None]
 
 
 MAX_QUERIES = 128

@@ -20,7 +20,7 @@ import torch
 
 from configs.load import Document, load
 from jobs import console, pipeline
-from jobs.training import rows_of
+from jobs.training import in_order, pointers, rows_of
 from models.fitting import STAGES
 from tests.benchmarks import loops, table
 from tests.benchmarks.loops import Told
@@ -42,18 +42,13 @@ class Sides:
 
     def ray(self) -> dict[str, Told]:
         """One training by Ray Train, cut short."""
-        import ray
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
         where = self.folder / f"ray-{next(self.runs)}"
         where.mkdir()
         pipeline.quiet()
-        rows = (
-            ray.data.from_numpy(rows_of(self.prepared, "train"))
-            .rename_columns(["row"])
-            .materialize()
-        )
+        rows = pointers(rows_of(self.prepared, "train"), 1, seed=self.document.train.seed)
         trainer = TorchTrainer(
             loops.ray_worker,
             train_loop_config={
@@ -62,6 +57,7 @@ class Sides:
             },
             scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
             datasets={"train": rows},
+            dataset_config=in_order(),
             run_config=RunConfig(name="run", storage_path=str(where)),
         )
         begin = time.perf_counter()

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from configs.load import Document
 from jobs.prepared import Prepared
 from jobs.training import examples_of, rows_of
-from models import training
 from models.examples import Examples, Ints
-from models.fitting import STAGES, Splits, Trainer
+from models.fitting import STAGES, Batch, Splits, Trainer
+from models.retrieval.towers import RetrieverBatch
 from models.training import StageConfig, optimizers, warm
 
 STEPS = {"retriever": 24, "ranker": 24}
@@ -103,18 +103,19 @@ def bare(
 
     Args:
         fed: stage to batches of rows, those that the Ray worker saw.
-        ready: whether all tensors are made before the clock starts; else each step gathers its own.
+        ready: whether all tensors are made before the clock starts; else each step makes its own.
     """
     trainer = trainer_of(document, prepared, examples)
     told = {stage: Told() for stage in STAGES}
     for number, stage in enumerate(STAGES):
-        net, loss = trainer._net(number), trainer._losses()[number]
+        net, work = trainer._net(number), trainer.work(number)
         generator = np.random.default_rng([document.train.seed, number, 0, 0])  # as `Trainer` does
         torch.manual_seed(int(generator.integers(1 << 31)))
-        batches = [np.asarray(rows) for rows in fed[stage]]
-        losses = (partial(loss, net, rows, generator) for rows in batches)
+        rows = (np.asarray(some) for some in fed[stage])
+        batches = (work.collate(some, generator) for some in rows)
         if ready:
-            losses = iter([held(net, take, told[stage]) for take in losses])
+            batches = iter(list(batches))
+        losses = (partial(work.loss, net, noted(batch, told[stage])) for batch in batches)
         descend(net, getattr(document.train, stage), losses, told[stage], len(trainer.splits.train))
     return told
 
@@ -137,33 +138,8 @@ def descend(
         told.step(float(loss.detach()))
 
 
-def held(net: nn.Module, take: Callable[..., Tensor], told: Told) -> Loss:
-    """A loss whose tensors are there already: `take` ran up to the network, which kept what came.
-
-    The ranker's loss goes on after the network, so its last part keeps what came as well.
-    """
-    last, given = training.ranking_loss, {}
-
-    class Keep(nn.Module):
-        def forward(self, *inputs: Any) -> Tensor:
-            given["inputs"] = inputs
-            return torch.zeros(())
-
-        def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-            return net.parameters(recurse)
-
-    def keep(logits: Tensor, *inputs: Any, **more: Any) -> Tensor:
-        given["after"] = partial(last, **more), inputs
-        return logits
-
-    training.ranking_loss = keep
-    try:
-        take.func(Keep(), *take.args[1:])
-    finally:
-        training.ranking_loss = last
-    if "after" not in given:
-        told.samples.append(len(given["inputs"][0].positives))
-        return partial(net, *given["inputs"])
-    after, inputs = given["after"]
-    told.samples.append(int(inputs[1].sum()))  # the candidates that are real
-    return lambda: after(net(*given["inputs"]), *inputs)
+def noted(batch: Batch, told: Told) -> Batch:
+    """The batch, whose size was written down."""
+    real = batch.positives if isinstance(batch, RetrieverBatch) else batch.places[batch.places > 0]
+    told.samples.append(len(real))
+    return batch

@@ -22,7 +22,9 @@ from models.features import UserSide, user_side
 from models.fitting import Splits, Trainer
 from models.memory import user_feature_names
 from models.model import ModelConfig, build
-from models.requests import Part, RequestConfig, partition
+from models.parts import Part, partition
+from models.records import pack
+from models.requests import RequestConfig
 from models.retrieval.towers import RetrieverBatch, TwoTower
 from models.training import StageConfig, TrainConfig
 from tests import worlds
@@ -110,7 +112,7 @@ class Small:
     @cached_property
     def part(self) -> Part:
         return partition(
-            self.events,
+            pack(self.events, REQUESTS.context),
             requests=REQUESTS,
             memory=MODEL.memory,
             interests=CATALOGUE.interests,

@@ -1,5 +1,8 @@
 """The training loop: it learns, it stops, it keeps the best, and it can go on where it was."""
 
+import threading
+import traceback
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +22,7 @@ def config(**changes) -> TrainConfig:
     return TRAIN.model_copy(update={"retriever": stage, "ranker": stage})
 
 
-ROUGH = config(epochs=6, patience=2, learning_rate=0.5, table_learning_rate=1.0)
+ROUGH = config(epochs=6, patience=1, learning_rate=0.5, table_learning_rate=1.0)
 """Rates so high that validation goes up and down."""
 
 
@@ -164,6 +167,70 @@ def test_an_epoch_without_a_batch_is_refused(tmp_path):
     made = trainer(SMALL, config())
     with pytest.raises(ValueError, match="without one batch"):
         made.fit(lambda stage, epoch, batch: iter(()), best=tmp_path)
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name == "ahead"]
+
+
+def test_what_breaks_while_a_batch_is_made_is_told_as_it_was(tmp_path):
+    made, beyond = trainer(SMALL, config()), len(SMALL.table)
+
+    def feed(stage, epoch, batch):
+        yield SMALL.rows("train")[:batch]
+        yield np.asarray([beyond])
+
+    steps = []
+    with pytest.raises(IndexError) as caught:
+        made.fit(feed, best=tmp_path, on_step=lambda *said: steps.append(said))
+    assert len(steps) == 1, "the good batch before it was trained on"
+    names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert "user_side" in names
+    assert not threads()
+
+
+def test_a_step_that_breaks_closes_the_feed_and_ends_its_thread(tmp_path):
+    closed = []
+
+    def feed(stage, epoch, batch):
+        try:
+            while True:
+                yield SMALL.rows("train")[:batch]
+        finally:
+            closed.append(threading.current_thread().name)
+
+    def on_step(*said):
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        trainer(SMALL, config()).fit(feed, best=tmp_path, on_step=on_step)
+    assert closed == ["ahead"]
+    assert not threads()
+
+
+def test_a_batch_made_ahead_is_the_one_made_in_time():
+    """What is trained in a stage has no part in its batches, so early is as good as late."""
+    made = trainer(SMALL, config())
+    rows = SMALL.rows("train")[:32]
+    for number, net in enumerate((made.towers, made.ranker)):
+        work = made.work(number)
+        early = work.collate(rows, np.random.default_rng(1))
+        with torch.no_grad():
+            for weight in net.parameters():
+                weight += 0.3
+        torch.manual_seed(7)
+        drawn = torch.random.get_rng_state()
+        late = work.collate(rows, np.random.default_rng(1))
+        assert torch.equal(torch.random.get_rng_state(), drawn), "torch's generator is the net's"
+        given = [tensors(batch) for batch in (early, late)]
+        assert all(torch.equal(one, other) for one, other in zip(*given, strict=True))
+        assert not any(one.requires_grad for one in given[0])
+
+
+def tensors(batch):
+    """All of a batch's, without nan."""
+    mine = {name: value for name, value in vars(batch).items() if name != "user"}
+    return [value.nan_to_num(9) for value in (*mine.values(), *vars(batch.user).values())]
 
 
 def test_progress_is_what_it_was_after_a_round_trip(tmp_path):

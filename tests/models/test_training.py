@@ -12,6 +12,7 @@ from models.training import (
     drop_levels,
     is_table,
     optimizers,
+    ranker_batch,
     ranker_loss,
     retriever_batch,
     step,
@@ -179,16 +180,15 @@ def test_the_rates_warm_up_and_then_fall_to_a_tenth():
 
 def loss_of(rows, *, seed=0, **changes):
     made = trainer(planted())
-    return ranker_loss(
-        made.ranker.eval(),
-        made.retriever(),
+    batch = ranker_batch(
         made.examples,
         np.asarray(rows),
+        retriever=made.retriever(),
         num_heads=2,
-        listwise_weight=0.2,
         config=TRAIN.model_copy(update=changes),
         generator=np.random.default_rng(seed),
     )
+    return ranker_loss(made.ranker.eval(), batch, listwise_weight=0.2)
 
 
 def test_the_rankers_loss_is_of_retrieved_candidates_and_reaches_its_weights():

@@ -116,6 +116,37 @@ def test_negatives_of_the_future_and_own_outcomes_do_not_count():
     assert future == pytest.approx(base, rel=1e-6)
 
 
+def test_words_are_not_held_against_items_of_the_future():
+    """Neither drawn ones nor what a later request of the batch wanted."""
+    net, ordinary = towers(query_weight=1.0), strange()
+    mine, theirs = positives(row=0)[0], positives(row=2)[0]
+    assert mine != theirs
+    moments = EXAMPLES.requests.as_of_ms[ROWS] / 86_400_000
+    assert moments[0] < moments[2]
+    another = next(p for p in range(1, 31) if p not in (ordinary, mine, theirs))
+    seen = net.item.items.first_seen_days
+
+    def by_words(*, negatives, wanted):
+        batch = batch_of(EXAMPLES, ROWS, negatives=negatives, positives=wanted)
+        places = torch.cat([batch.positives, batch.negatives])
+        with torch.no_grad():
+            return float(net._query_loss(batch, places, net.item_vectors(places)))
+
+    alone, both = ([0], [mine]), ([0, 2], [mine, theirs])
+    base = by_words(negatives=[ordinary], wanted=alone)
+    more = by_words(negatives=[ordinary, another], wanted=alone)
+    assert more > base + 1e-4
+    seen[another] = moments[0]
+    assert by_words(negatives=[ordinary, another], wanted=alone) == pytest.approx(base, rel=1e-6)
+    seen[another] = moments[0] - 1e-6
+    assert by_words(negatives=[ordinary, another], wanted=alone) == pytest.approx(more, rel=1e-6)
+
+    later = by_words(negatives=[ordinary, mine], wanted=([2], [theirs]))
+    seen[theirs] = moments[2] - 1e-6  # new between the two requests
+    expected = (base + later) / 2
+    assert by_words(negatives=[ordinary], wanted=both) == pytest.approx(expected, rel=1e-6)
+
+
 def test_what_one_request_wanted_is_a_negative_of_the_others():
     net, wanted = towers(query_weight=0), positives(row=0)[0]
     both = {"positives": ([0, 1], [wanted, positives(row=1)[0]])}
