@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from configs.load import Document
-    from jobs.building import Building
-    from jobs.inputs import Inputs
-    from jobs.plan import Plan
+    from jobs.preparing.building import Building
+    from jobs.preparing.inputs import Inputs
+    from jobs.preparing.plan import Plan
 
 Check = Annotated[
     bool,
@@ -50,11 +50,11 @@ def main(
       python -m jobs.prepare --config mine.yaml --set source.path=s3://bucket/events/
     """  # noqa: D301  # the backspace tells click to keep the lines of a paragraph
     from configs.load import load
-    from jobs.inputs import find
+    from jobs.preparing.inputs import find
 
     document = load(config, overrides or [])
     if check:
-        from jobs.showing import run_check
+        from jobs.checking.showing import run_check
 
         run_check(document)
         return
@@ -82,13 +82,19 @@ def prepare(
             split without requests. What was prepared before is still there then.
     """
     from jobs.files import NoSpaceError
-    from jobs.inputs import find
-    from jobs.plan import abandon, plan, working
+    from jobs.preparing.inputs import find
+    from jobs.preparing.plan import abandon, plan, working
 
     found = inputs or find(document)
     why = "told to" if anew else None
     while True:
-        planned = plan(document, found.chunks, found.item_files, anew=why)
+        planned = plan(
+            document,
+            found.chunks,
+            found.item_files,
+            forgotten=found.forgotten_digest,
+            anew=why,
+        )
         if planned.is_idle and planned.manifest:
             console.out.print("  nothing new: what is prepared is up to date", soft_wrap=True)
             ledger: dict[str, Any] = planned.manifest["ledger"]
@@ -113,9 +119,9 @@ class StaleError(Exception):
 
 def _made(document: Document, found: Inputs, planned: Plan) -> dict[str, Any]:
     """Writes the generation of a plan."""
-    from jobs import pipeline
-    from jobs.ledger import EMPTY, check_quarantine, check_splits, grown, reading
-    from jobs.plan import commit
+    from jobs.preparing import pipeline
+    from jobs.preparing.ledger import EMPTY, check_quarantine, check_splits, grown, reading
+    from jobs.preparing.plan import commit
     from models.catalogue import Catalogue
 
     pipeline.quiet()
@@ -163,8 +169,8 @@ def gather(document: Document, found: Inputs, planned: Plan) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from jobs.cleaning import items_of
     from jobs.files import write_table
+    from jobs.preparing.cleaning import items_of
     from models.catalogue import Catalogue
     from models.items import catalogue_table, first_rows
 
@@ -191,7 +197,7 @@ def gather(document: Document, found: Inputs, planned: Plan) -> pa.Table:
 
 def building_of(document: Document, planned: Plan) -> Building:
     """What is done with each part of the users."""
-    from jobs.building import Building
+    from jobs.preparing.building import Building
 
     return Building(
         folder=planned.target.absolute(),

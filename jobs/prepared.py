@@ -26,8 +26,8 @@ import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
 from configs.load import Document
-from jobs.building import Users, users_of
-from jobs.cleaning import QUARANTINE
+from jobs.preparing.building import Users, users_of
+from jobs.preparing.cleaning import QUARANTINE
 from models.catalogue import Catalogue, CatalogueConfig
 from models.config import digest_of
 from models.events import Interactions
@@ -157,7 +157,7 @@ class Prepared:
 
     @property
     def quarantine(self) -> pa.Table:
-        """All rows that were turned away, in `jobs.cleaning.QUARANTINE`."""
+        """All rows that were turned away, in `jobs.preparing.cleaning.QUARANTINE`."""
         folders = (generation / "quarantine" for generation in self.generations)
         files = [str(path) for folder in folders for path in sorted(folder.glob("*.parquet"))]
         return pads.dataset(files, schema=QUARANTINE, format="parquet").to_table()

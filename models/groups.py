@@ -113,15 +113,17 @@ def outcomes(
     return _lists(group[order[heads[told]]], rows[order[heads[told]]]), joined[told]
 
 
-def slates(groups: Groups, records: Interactions, position: Ints) -> Lists:
-    """The impressions of each group, an item once, in the order of their places.
+def slates(
+    groups: Groups, records: Interactions, position: Ints, wanted: NDArray[np.bool_]
+) -> Lists:
+    """The impressions of each wanted group, an item once, in the order of their places.
 
     Args:
         position: `(N,)` places; what has none stands at the end, by time.
+        wanted: `(G,)`.
     """
-    rows = np.flatnonzero(
-        (records["action"] == IMPRESSION) & (records["item"] != 0) & (groups.of >= 0)
-    )
+    shown = (records["action"] == IMPRESSION) & (records["item"] != 0)
+    rows = np.flatnonzero(shown & np.append(wanted, False)[groups.of])
     group, item = groups.of[rows], records["item"][rows]
     order = np.lexsort((position[rows], item, group))
     heads = order[_fresh(group[order], item[order])]

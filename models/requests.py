@@ -153,13 +153,15 @@ def request_table(
     groups = _groups(histories, columns, config, memory)
     as_of = records["ts"][groups.first]
     bits = _label_bits(config)[records["action"]]
-    until = np.append(config.known_until(as_of), 0)  # of no group nothing counts
+    early = as_of < (_ms(config.warmup) if config.warmup else 0)
+    # Of requests that are not wanted nothing counts, nor of events that belong to none.
+    until = np.append(np.where(early, 0, config.known_until(as_of)), 0)
     told = (bits > 0) & (records["item"] != 0) & (histories.arrived < until[groups.of])
     rows = np.flatnonzero(told)
     found, labels = outcomes(groups, rows, records, bits[rows])
     asked, slate = found.group, None
     if config.per == "request":
-        slate = slates(groups, records, _positions(columns))
+        slate = slates(groups, records, _positions(columns), ~early)
         asked = np.union1d(asked, slate.group)
         found, slate = found.aligned(asked), slate.aligned(asked)
     first, as_of = groups.first[asked], as_of[asked]
@@ -179,12 +181,9 @@ def request_table(
         made["shown"] = _lists(slate, records["item"])
         made["positions"] = _lists(slate, _positions(columns, missing=-1).astype(np.int32))
         made["propensities"] = _lists(slate, columns["propensity"].to_numpy())
-    kept = as_of >= (_ms(config.warmup) if config.warmup else 0)
-    table = pa.table(made).filter(pa.array(kept))
-    features = _features(histories, users[kept], first[kept], memory, known)
-    table = table.append_column("user_features", features)
+    made["user_features"] = _features(histories, users, first, memory, known)
     schema = request_schema(config, memory)
-    return table.select(schema.names).cast(schema)
+    return pa.table([made[name] for name in schema.names], schema.names).cast(schema)
 
 
 def _groups(
@@ -269,7 +268,8 @@ def _features(
     as_of = histories.interactions["ts"][first]
     place = np.flatnonzero(fresh)
     done = 0
-    for many in views(histories, users[place], as_of[place], spec=memory):
+    # To read even one memory, all events are looked at.
+    for many in views(histories, users[place], as_of[place], spec=memory) if len(place) else ():
         rows = user_features(many)
         flat[place[done : done + len(rows)]] = rows
         done += len(rows)

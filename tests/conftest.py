@@ -6,6 +6,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("ebb", deadline=None)  # no test asserts a time
+settings.load_profile("ebb")
 
 
 @pytest.fixture(scope="session")

@@ -1,126 +1,177 @@
-"""prepare on Ray Data beside the same result with Polars and the same pure functions, no Ray."""
+"""prepare on Ray Data beside Polars and DuckDB that do the same, as the log grows.
+
+`python -m tests.benchmarks.bench_prepare --sizes 1 5 20` (millions of events; 1 and 5 by default).
+Each side runs in a process of its own, in turn; its memory is watched from here.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
-import pyarrow.dataset as pads
+import polars as pl
 
-from configs.load import Document, load
-from jobs import console
-from jobs.prepare import prepare
 from tests.benchmarks import table
-from tests.benchmarks.one_process import STEPS, one_process, without_features
 
-REPEATS = 3
-RAY, ONE, BARE = "Ray Data", "one process", "one process without user features"
+CLICKS = Path(__file__).parents[3] / "shared/data/news_clicks/clicks.parquet"
+SIDES = {"ours": "Ray Data", "polars": "Polars", "duckdb": "DuckDB"}
+SMALL = 10_000
+MILLION = 1_000_000
 
 
-@contextmanager
-def recorded(seconds: dict[str, float]) -> Iterator[None]:
-    """The job's steps tell their seconds here instead of on the console."""
-    plain = console.step
+def grow(num: int, path: Path) -> None:
+    """So many clicks: the real ones again and again, each time of new people, eight days later."""
+    columns = ["user_id", "session_id", "article_id", "ts", "country", "referrer_type"]
+    real = pl.read_parquet(CLICKS, columns=columns)
+    rounds = [
+        real.with_columns(
+            pl.col("user_id") + again * MILLION,
+            pl.col("session_id") + again * 10**15,
+            pl.col("article_id") + again * 1000,
+            pl.col("ts") + pl.duration(days=8 * again),
+        )
+        for again in range(-(-num // len(real)))
+    ]
+    pl.concat(rounds).sort("ts").head(num).write_parquet(path, row_group_size=500_000)
 
-    @contextmanager
-    def step(title: str) -> Iterator[console.Note]:
-        begin = time.perf_counter()
-        yield console.Note()
-        seconds[title] = time.perf_counter() - begin
 
-    console.step = step
+def run(side: str, log: Path) -> dict[str, Any]:
+    """One run: what it says, and the most memory that it held."""
+    with tempfile.TemporaryDirectory(dir=log.parent) as out:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "tests.benchmarks.histories", side, str(log), out],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        watch = Watch(child.pid)
+        told, _ = child.communicate()
+        peak = watch.stop()
+    if child.returncode:
+        raise SystemExit(f"{side} failed with code {child.returncode}")
+    found: dict[str, Any] = json.loads(told.splitlines()[-1])
+    return {**found, **peak}
+
+
+class Watch(threading.Thread):
+    """The memory of a process and all its descendants, looked at ten times a second (Linux).
+
+    Memory of their own (anonymous and shared), not pages of files, which the system takes back.
+    """
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._pid, self._over = pid, threading.Event()
+        self.peak = {"all_mb": 0.0, "one_mb": 0.0}
+        self.start()
+
+    def run(self) -> None:
+        while not self._over.wait(0.1):
+            held = [_held_mb(pid) for pid in _family(self._pid)]
+            self.peak["all_mb"] = max(self.peak["all_mb"], sum(held))
+            self.peak["one_mb"] = max(self.peak["one_mb"], *held, 0.0)
+
+    def stop(self) -> dict[str, float]:
+        self._over.set()
+        self.join()
+        return self.peak
+
+
+def _family(pid: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue  # it ended while we looked
+        children.setdefault(parent, []).append(int(path.parent.name))
+    found, waiting = [], [pid]
+    while waiting:
+        found.append(waiting.pop())
+        waiting += children.get(found[-1], [])
+    return found
+
+
+def _held_mb(pid: int) -> float:
     try:
-        yield
-    finally:
-        console.step = plain
-
-
-def timed(run: Any, document: Document) -> dict[str, Any]:
-    """Seconds of a run, of its steps, and its ledger."""
-    steps: dict[str, float] = {}
-    begin = time.perf_counter()
-    with recorded(steps):
-        ledger = run(document)
-    return {"seconds": time.perf_counter() - begin, "steps": steps, "ledger": ledger}
-
-
-def same(a: Path, b: Path, name: str, *keys: str) -> bool:
-    """Whether two folders hold equal rows, whatever files and order they are in."""
-    order = [(key, "ascending") for key in keys]
-    left, right = (pads.dataset(f / "prepared" / name).to_table().sort_by(order) for f in (a, b))
-    return left.combine_chunks().equals(right.select(left.column_names).combine_chunks())
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    held = (int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem")))
+    return sum(held) / 1024
 
 
 def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--sizes", type=float, nargs="+", default=[1, 5], metavar="MILLIONS")
+    asked.add_argument("--repeats", type=int, default=1)
+    given = asked.parse_args()
+    if not CLICKS.is_file():
+        raise SystemExit(f"bench_prepare: {CLICKS} is not there, and may not be shipped")
+    found: dict[float, dict[str, list[dict[str, Any]]]] = {}
     with table.scratch() as folder:
-        places = {name: folder / name.replace(" ", "-") for name in (RAY, ONE, BARE)}
-        sides = {
-            name: partial(timed, run, load("configs/online_retail.yaml", [f"runs={places[name]}"]))
-            for name, run in ((RAY, prepare), (ONE, one_process), (BARE, without_features))
-        }
-        begin = time.perf_counter()
-        with console.ray_session():
-            start = time.perf_counter() - begin
-            first = sides[RAY]()["seconds"]
-            sides[ONE]()  # its first call fills caches, too
-            found = table.alternate(sides, REPEATS)
-        report = table.Report(
-            f"prepare, online_retail, {REPEATS} alternating runs: median (lowest–highest)",
-            ["", RAY, ONE, "Ray : one"],
-        )
-        add_figures(report, found)
-        report.line()
-        report.row("Ray alone: start it, s", f"{start:.1f}", "-", "-")
-        report.row("Ray alone: first call more than later ones, s", _more(first, found), "-", "-")
-        add_checks(report, found, places[RAY] / "online_retail", places[ONE] / "online_retail")
-        table.show(report)
+        small = folder / "small.parquet"
+        grow(SMALL, small)
+        fixed = [run("ours", small) for _ in range(2)]
+        for size in given.sizes:
+            log = folder / f"{size:g}.parquet"
+            grow(round(size * MILLION), log)
+            sides = {side: (lambda side=side, log=log: run(side, log)) for side in SIDES}
+            found[size] = table.alternate(sides, given.repeats)
+            log.unlink()
+    table.show(report(found, fixed))
 
 
-def _more(first: float, found: dict[str, list[dict[str, Any]]]) -> str:
-    return f"{first - table.median([run['seconds'] for run in found[RAY]]):.1f}"
-
-
-def add_figures(report: table.Report, found: dict[str, list[dict[str, Any]]]) -> None:
-    """Rows a second, seconds of all and of each step, and what the view of each request takes."""
-    seconds = {name: [run["seconds"] for run in runs] for name, runs in found.items()}
-    num_rows = found[ONE][0]["ledger"]["read"]
-    rates = {name: [num_rows / s for s in took] for name, took in seconds.items()}
-    report.row("rows a second", *(table.spread(rates[n]) for n in (RAY, ONE)), _ratio(rates))
-    report.row("seconds", *(table.spread(seconds[n], ".2f") for n in (RAY, ONE)), _ratio(seconds))
-    for step in STEPS:
-        took = {name: [run["steps"][step] for run in runs] for name, runs in found.items()}
-        cells = (table.spread(took[name], ".2f") for name in (RAY, ONE))
-        report.row(f"  {step}, s", *cells, _ratio(took))
-    report.line()
-    report.row("seconds without user features", "-", table.spread(seconds[BARE], ".2f"), "-")
-    share = 1 - table.median(seconds[BARE]) / table.median(seconds[ONE])
-    report.row("share of the view of each request", "-", f"{share:.0%}", "-")
-
-
-def _ratio(of: dict[str, list[float]]) -> str:
-    return table.ratio(of[RAY], of[ONE])
-
-
-def add_checks(
-    report: table.Report, found: dict[str, list[dict[str, Any]]], a: Path, b: Path
-) -> None:
-    """Ledgers and files by content."""
-    ledger = found[ONE][0]["ledger"]
-    ledgers = [run["ledger"] for name in (RAY, ONE, BARE) for run in found[name]]
-    requests, users = sum(ledger["requests"].values()), ledger["users"]
-    report.check("the ledgers of all runs", all(each == ledger for each in ledgers))
-    report.check(f"{users:,} users, histories and states", same(a, b, "users", "user_id"))
-    report.check(
-        f"{requests:,} requests, items, labels, features",
-        same(a, b, "requests", "request_id", "user_id"),
+def report(
+    found: dict[float, dict[str, list[dict[str, Any]]]], fixed: list[dict[str, Any]]
+) -> table.Report:
+    """Seconds, memory, and the cost of one more million."""
+    made = table.Report(
+        "clean, sessions, histories (and, ours only, the state of every user)",
+        ["", *SIDES.values(), "Ray Data : Polars"],
     )
-    report.check(f"{ledger['items']:,} items", same(a, b, "catalogue.parquet", "item_id"))
-    wrong = sum(ledger["quarantined"].values())
-    report.check(f"{wrong:,} rows in quarantine", same(a, b, "quarantine", "reason", "row"))
+    base = table.median([one["job"] for one in fixed])
+    seconds = {
+        s: {size: [r["job"] for r in runs[s]] for size, runs in found.items()} for s in SIDES
+    }
+    for size, runs in found.items():
+        cells = [table.spread(seconds[side][size], ".1f") for side in SIDES]
+        made.row(f"{size:g} million: seconds", *cells, _ratio(seconds, size, 0.0))
+        less = f"{table.median(seconds['ours'][size]) - base:.1f}"
+        made.row("  beyond Ray's fixed cost", less, "-", "-", _ratio(seconds, size, base))
+        for step in runs["ours"][0]["steps"]:
+            took = [run["steps"][step] for run in runs["ours"]]
+            made.row(f"    {step}", table.spread(took, ".1f"), "-", "-", "-")
+        for key, words in (("all_mb", "all processes"), ("one_mb", "the largest process")):
+            cells = [f"{max(run[key] for run in runs[side]):,.0f}" for side in SIDES]
+            made.row(f"  most memory of {words}, MB", *cells, "-")
+        users = {run["users"] for side in SIDES for run in runs[side]}
+        made.check(f"{size:g} million: {max(users):,} users on all sides", len(users) == 1)
+        made.line()
+    low, high = min(found), max(found)
+    if low < high:
+        slope = {
+            side: (table.median(seconds[side][high]) - table.median(seconds[side][low]))
+            / (high - low)
+            for side in SIDES
+        }
+        cells = [f"{slope[side]:.2f}" for side in SIDES]
+        over = f"{slope['ours'] / slope['polars']:.2f}x"
+        made.row(f"seconds for each further million, {low:g} to {high:g}", *cells, over)
+    started = table.median([one["ray"] for one in fixed])
+    made.row("Ray alone: start it, s", f"{started:.1f}", "-", "-", "-")
+    made.row(f"Ray alone: the job on {SMALL:,} events, s", f"{base:.1f}", "-", "-", "-")
+    return made
+
+
+def _ratio(seconds: dict[str, dict[float, list[float]]], size: float, base: float) -> str:
+    ours = table.median(seconds["ours"][size]) - base
+    return f"{ours / table.median(seconds['polars'][size]):.2f}x"
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ import pytest
 import yaml
 
 from configs.load import Document
-from jobs.inputs import find
-from jobs.plan import plan, working
 from jobs.prepare import prepare
 from jobs.prepared import Prepared
+from jobs.preparing.inputs import find
+from jobs.preparing.plan import plan, working
+from models.stores.tombstones import user_key
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -280,3 +281,38 @@ def test_a_killed_run_goes_on_and_gives_the_same(tmp_path, when):
     prepare(once)
     assert content(made) == content(once)
     assert not [path for path in kept if path.exists()], "work folders are left"
+
+
+def test_the_log_of_the_service_is_read_beside_the_source(tmp_path):
+    log, served = tmp_path / "log", tmp_path / "served"
+    write_days(log, range(4))
+    made = document(tmp_path, log).model_copy(update={"log": str(served)})
+    before = prepare(made)  # nothing is collected yet
+    served.mkdir()
+    rows = day(5, num=40).drop("city")
+    rows.write_parquet(served / "events-000000000001-000000000040.parquet")
+    ledger = prepare(made)
+    assert ledger["read"] == before["read"] + len(rows)
+    assert len(generations(made)) == 2
+
+
+def test_what_was_forgotten_in_the_service_is_left_out_of_all_that_is_prepared(tmp_path, capfd):
+    log, served = tmp_path / "log", tmp_path / "served"
+    write_days(log, range(5))
+    served.mkdir()
+    day(5, num=40).drop("city").write_parquet(served / "events-1-40.parquet")
+    made = document(tmp_path, log).model_copy(update={"log": str(served)})
+    full = prepare(made)
+    assert "u3" in Prepared.open(made.folder / "prepared").histories.users.to_pylist()
+    until = int((DAY_0 + timedelta(days=30)).timestamp() * 1000)
+    tombs = {"hash": [user_key("u3")], "until": [until]}
+    pl.DataFrame(tombs).write_parquet(served / "_tombstones.parquet")
+    left = prepare(made)
+    assert "something was forgotten" in capfd.readouterr().out
+    prepared = Prepared.open(made.folder / "prepared")
+    assert "u3" not in prepared.histories.users.to_pylist()
+    assert not any(b"u3" in path.read_bytes() for path in made.folder.rglob("*") if path.is_file())
+    assert left["read"] == full["read"]
+    assert left["quarantined"]["forgotten at the user's wish"] > 0
+    prepare(made)
+    assert "nothing new" in capfd.readouterr().out

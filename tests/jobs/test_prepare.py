@@ -12,9 +12,9 @@ import yaml
 
 from configs.load import Document, load
 from jobs import console
-from jobs.ledger import EMPTY, grown
 from jobs.prepare import main, prepare
 from jobs.prepared import Prepared, replacing
+from jobs.preparing.ledger import EMPTY, grown
 from models.memory import decode, fold, user_features, view
 from models.requests import SPLITS, request_schema
 
@@ -196,7 +196,7 @@ WRONG = {
         ["requests.test_from=2021-01-01"],
         "none in test. Events go from 2020-01-01 to 2020-01-30: try requests.validate_from=2020-01",
     ),
-    "ragged lines": (GOOD_CSV + "u1\n" * 9, [], "23.1% of the rows are wrong (1 columns instead of"),
+    "ragged lines": (GOOD_CSV + "u1\n" * 9, [], "23.1% of the rows are wrong (1 columns instead"),
 }
 
 

@@ -253,9 +253,7 @@ def test_what_arrives_at_or_after_a_request_changes_nothing_that_it_sees(rows, m
 def test_features_are_those_of_the_online_path_byte_for_byte(rows):
     table = events(*timed(rows))
     interests = lambda items: (items % np.uint64(4)).astype(np.uint16)  # noqa: E731
-    part = partition(
-        pack(table, ("city",)), requests=config(), memory=MEMORY, interests=interests
-    )
+    part = partition(pack(table, ("city",)), requests=config(), memory=MEMORY, interests=interests)
     for request in part.requests.to_pylist():
         state = EMPTY
         for place in np.argsort(np.asarray(table["arrived_at"]), kind="stable"):

@@ -9,10 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from configs.load import Document
-from jobs.cleaning import Cleaning
-from jobs.plan import Plan
+from jobs.collecting import read_tombstones
+from jobs.preparing.cleaning import Cleaning
+from jobs.preparing.plan import Plan
 from jobs.sources import Chunk, Source, adapter, chunks, locate, whole
+from models.config import digest_of
 from models.mapping import ItemsConfig, SourceConfig, sources
+from models.stores.tombstones import Tombstones, join
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,18 @@ class Inputs:
     items: pa.Table | None
     """The item table, where the document names one."""
     item_files: tuple[str, ...]
+    forgotten: Tombstones
+    """What was forgotten in the service, by its log."""
 
     @property
     def chunks(self) -> tuple[Chunk, ...]:
         """Of all logs."""
         return tuple(chunk for *_, chunks in self.logs for chunk in chunks)
+
+    @property
+    def forgotten_digest(self) -> str:
+        """Of what was forgotten."""
+        return digest_of(sorted((key.hex(), until) for key, until in self.forgotten.items()))
 
     def cleaning(self, document: Document, planned: Plan) -> dict[str, Cleaning]:
         """What is done with each chunk, by its id."""
@@ -40,6 +50,7 @@ class Inputs:
                 context=document.requests.context,
                 slates=document.requests.per == "request",
                 has_context=config is document.source,
+                forgotten=self.forgotten,
                 num_parts=planned.num_parts,
                 now_ms=time.time_ns() // 1_000_000,
             )
@@ -63,8 +74,10 @@ def find(document: Document) -> Inputs:
         config = SourceConfig(path=document.log)
         served = locate(document.log, config, "log")
         logs.append((served, config, tuple(chunks(served, config))))
+    roots = (Path(path) for path in (document.source.path, document.log) if path)
+    forgotten = join(*(read_tombstones(root) for root in roots if root.is_dir()))
     if document.items.path is None:
-        return Inputs(tuple(logs), None, ())
+        return Inputs(tuple(logs), None, (), forgotten)
     own = locate(document.items.path, document.source, "items")
     files = tuple(f"items {file.path} {file.size} {file.modified_ns}" for file in own.files)
-    return Inputs(tuple(logs), whole(own, document.source), files)
+    return Inputs(tuple(logs), whole(own, document.source), files, forgotten)

@@ -9,34 +9,16 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 import jobs.datasets
-from jobs.locating import File, Source, distinct, locate
-from jobs.reading import Broken, Rows, csv_options, csv_rows, line_rows, parquet_rows
-from models.columns import LINE
+from jobs.sources.locating import File, Source, distinct
+from jobs.sources.reading import Rows, csv_rows, line_rows, parquet_rows
 from models.mapping import SourceConfig
-
-if TYPE_CHECKING:
-    import ray.data
-
-__all__ = [
-    "Broken",
-    "Chunk",
-    "File",
-    "Rows",
-    "Source",
-    "adapter",
-    "check_untouched",
-    "chunks",
-    "locate",
-    "read",
-    "whole",
-]
 
 Adapter = Callable[[pa.Table], pa.Table]
 _OPEN_AT_ONCE = 8  # footers of Parquet files; far away, each is a round trip
@@ -178,24 +160,6 @@ def _unreadable(source: Source, file: File, error: Exception) -> ValueError:
     return ValueError(
         f"{file.path} is no {source.format} that can be read: {said}; mend it or take it away"
     )
-
-
-def blocks(source: Source, config: SourceConfig) -> ray.data.Dataset:
-    """The rows of all files as a Ray dataset; JSON lines as they are, in the column `LINE`."""
-    import ray.data
-
-    paths, filesystem = list(source.paths), source.filesystem
-    if source.format == "parquet":
-        return ray.data.read_parquet(
-            paths, filesystem=filesystem, file_extensions=None, partitioning=None
-        )
-    if source.format == "csv":
-        options = {"partitioning": None, **csv_options(config, source.names)}
-        return ray.data.read_csv(paths, filesystem=filesystem, **options)
-    lines: ray.data.Dataset = ray.data.read_text(
-        paths, filesystem=filesystem, encoding=config.encoding
-    )
-    return lines.map_batches(lambda block: block.rename_columns([LINE]), batch_format="pyarrow")
 
 
 def whole(source: Source, config: SourceConfig) -> pa.Table:

@@ -15,8 +15,8 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from jobs.building import Building
-from jobs.cleaning import Cleaning
+from jobs.preparing.building import Building
+from jobs.preparing.cleaning import Cleaning
 from jobs.sources import Chunk
 from models.catalogue import Catalogue, CatalogueConfig
 

@@ -1,8 +1,8 @@
 """One part of the users, from the rows of all chunks to its files of a generation.
 
-Plain functions on files; `jobs.pipeline` runs them on Ray. A generation holds all that is known of
-the users that it has: their histories, states and requests. Of several generations the newest one
-that has a user speaks of it.
+Plain functions on files; `pipeline` runs them on Ray. A generation holds all that is known of the
+users that it has: their histories, states and requests. Of several generations the newest one that
+has a user speaks of it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from jobs.cleaning import rows_of_part
 from jobs.files import once, open_arrow, write_arrow, write_table
+from jobs.preparing.cleaning import rows_of_part
 from models.catalogue import Catalogue
 from models.mapping import CONTEXT
 from models.memory import MemorySpec

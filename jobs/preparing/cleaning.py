@@ -1,7 +1,7 @@
 """One chunk of a log: its good events as rows by part, its wrong ones with their reasons.
 
-Plain functions on files; `jobs.pipeline` runs them on Ray. A chunk's rows lie in one Arrow file in
-runs of `num_parts` batches, so that each part finds its own without reading the others.
+Plain functions on files; `pipeline` runs them on Ray. A chunk's rows lie in one Arrow file in runs
+of `num_parts` batches, so that each part finds its own without reading the others.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from jobs.collecting import without
 from jobs.files import new_arrow, once, open_arrow, write_table
+from jobs.preparing.ledger import FORGOTTEN
 from jobs.sources import Chunk, Rows, Source, adapter, read
 from models.items import first_rows
 from models.mapping import CONTEXT, ItemsConfig, SourceConfig, clean, map_rows
 from models.parts import part_of
 from models.records import pack, schema
+from models.stores.tombstones import Tombstones
 
 QUARANTINE = pa.schema(
     [("file", pa.string()), ("number", pa.int64()), ("reason", pa.string()), ("row", pa.string())]
@@ -44,6 +47,8 @@ class Cleaning:
     """Fields that requests want; the service's own log has none of them."""
     slates: bool
     has_context: bool
+    forgotten: Tombstones
+    """What users of the service had forgotten: such events are left out, wherever they are from."""
     num_parts: int
     now_ms: int
 
@@ -59,14 +64,14 @@ class Cleaning:
         with new_arrow(path, schema(self.context, slates=self.slates), "lz4") as writer:
             for rows in read(self.source, chunk, self.config):
                 good, bad = self.cleaned(rows, chunk.file.path)
-                counts.add(good, bad)
+                counts.add(good, bad, len(rows.table) + len(rows.broken))
                 wrong.append(bad)
                 firsts = [first_rows(pa.concat_tables([*firsts, first_rows(good)]))]
                 packed = pack(good, self.context, slates=self.slates)
                 for batch in _by_part(packed, self.num_parts):
                     writer.write_batch(batch)
         write_table(firsts[0] if firsts else NO_ITEMS, path.with_suffix(".items.parquet"))
-        if counts.wrong:
+        if sum(map(len, wrong)):
             write_table(pa.concat_tables(wrong), folder / "quarantine" / f"{chunk.id}.parquet")
         return counts.as_dict()
 
@@ -89,6 +94,7 @@ class Cleaning:
         both = pa.concat_tables([wrong, pa.Table.from_pylist(broken, wrong.schema)])
         both = both.add_column(0, "file", pa.repeat(file, len(both)))
         good = found.slice(0, num_good).drop(["reason", "row", "place"])
+        good = without(good, self.forgotten)
         for field in self.context:  # a log of the service has none
             if CONTEXT + field not in good.column_names:
                 good = good.append_column(CONTEXT + field, pa.nulls(len(good), pa.string()))
@@ -118,10 +124,12 @@ class _Counts:
         self.reasons: Counter[str] = Counter()
         self.spans: list[tuple[int, int, int]] = []
 
-    def add(self, good: pa.Table, bad: pa.Table) -> None:
+    def add(self, good: pa.Table, bad: pa.Table, num_read: int) -> None:
         self.good += len(good)
-        self.wrong += len(bad)
+        self.wrong += num_read - len(good)
         self.reasons.update(bad["reason"].to_pylist())
+        if forgotten := num_read - len(good) - len(bad):
+            self.reasons[FORGOTTEN] += forgotten
         if len(good):
             ts = pc.min_max(good["ts"].cast(pa.int64())).as_py()
             arrived = pc.max(good["arrived_at"].cast(pa.int64())).as_py()

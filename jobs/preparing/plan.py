@@ -42,6 +42,8 @@ class Plan:
     num_parts: int
     everyone: bool
     """Whether users without new rows are written again, so that one generation holds all."""
+    forgotten: str
+    """A digest of what is left out."""
     why: str
     """In words."""
     generation: str
@@ -63,13 +65,19 @@ class Plan:
 
 
 def plan(
-    document: Document, chunks: Sequence[Chunk], items: Sequence[str], *, anew: str | None = None
+    document: Document,
+    chunks: Sequence[Chunk],
+    items: Sequence[str],
+    *,
+    forgotten: str = "",
+    anew: str | None = None,
 ) -> Plan:
     """Compares what is there to read with what was read.
 
     Args:
         chunks: all that the source has now.
         items: ids of the files of the item table.
+        forgotten: a digest of what must be left out.
         anew: why nothing that is there can be built upon, if so.
     """
     folder = document.folder / "prepared"
@@ -78,7 +86,7 @@ def plan(
     if manifest is None:
         why = "nothing is prepared yet"
     else:
-        why = anew or _unfit(manifest, document, ids)
+        why = anew or _unfit(manifest, document, ids, forgotten)
         manifest = None if why else manifest
     known = set(manifest["inputs"]) if manifest else set()
     new = tuple(chunk for chunk in chunks if chunk.id not in known)
@@ -88,7 +96,7 @@ def plan(
         why = f"{len(new)} new of {len(chunks)} piece(s) of the log"
     num_parts = manifest["num_parts"] if manifest else _num_parts(document, chunks)
     # What is there goes in even where nothing is built upon it: its folder is not written into.
-    read = [*(chunk.id for chunk in new), *items]
+    read = [*(chunk.id for chunk in new), *items, forgotten]
     told = [FORMAT, digests(document), num_parts, everyone, read, (there or {}).get("generations")]
     return Plan(
         folder=folder,
@@ -97,6 +105,7 @@ def plan(
         inputs=(*(chunk.id for chunk in chunks), *items),
         num_parts=num_parts,
         everyone=everyone,
+        forgotten=forgotten,
         why=why,
         generation=digest_of(told),
     )
@@ -110,7 +119,9 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
     return found
 
 
-def _unfit(manifest: dict[str, Any], document: Document, ids: set[str]) -> str | None:
+def _unfit(
+    manifest: dict[str, Any], document: Document, ids: set[str], forgotten: str
+) -> str | None:
     """Why what is prepared cannot be built upon."""
     if manifest.get("format") != FORMAT:
         return "what is prepared is of another format"
@@ -120,6 +131,8 @@ def _unfit(manifest: dict[str, Any], document: Document, ids: set[str]) -> str |
         return f"the configuration of {', '.join(changed)} has changed"
     if document.prepare.num_partitions not in (None, manifest["num_parts"]):
         return "prepare.num_partitions has changed"
+    if manifest["forgotten"] != forgotten:
+        return "something was forgotten in the service since: it must be in no generation"
     gone = [one for one in manifest["inputs"] if one not in ids and not one.startswith("items ")]
     if gone:
         return f"{len(gone)} piece(s) of the log that were read have changed or are gone"
@@ -170,6 +183,7 @@ def commit(plan: Plan, document: Document, ledger: dict[str, Any]) -> None:
         "num_parts": plan.num_parts,
         "ledger": ledger,
         "inputs": list(plan.inputs),
+        "forgotten": plan.forgotten,
         "digests": digests(document),
         "config": document.model_dump(mode="json"),
     }

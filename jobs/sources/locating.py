@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from jobs.reading import csv_names, line_names
+from jobs.sources.reading import csv_names, line_names
 from models.mapping import SourceConfig
 
 SUFFIXES = {
