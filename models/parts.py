@@ -7,7 +7,6 @@ rows give depends on no other user, so parts can be made one by one, and again w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +15,7 @@ from numpy.typing import NDArray
 
 from models.events import Interactions, Interests
 from models.keys import keys_of
-from models.memory import Fact, Histories, MemorySpec, StateSpec, fold
-from models.memory import encode as encode_state
+from models.memory import Fact, Histories, MemorySpec, states
 from models.records import distinct, facts_in, in_order, interactions, is_fact, packed
 from models.requests import SPLITS, Known, RequestConfig, request_table
 
@@ -84,7 +82,7 @@ def partition(
     asked = request_table(histories, own, requests, memory, known)
     return Part(
         histories=histories,
-        users=_user_table(histories, codes, asked, _states(histories, said, memory.state)),
+        users=_user_table(histories, codes, asked, states(histories, said, memory.state)),
         rows=columns.add_column(0, "record", packed(records)),
         requests=asked,
         num_duplicates=len(counts) - len(kept),
@@ -131,17 +129,8 @@ def _facts(rows: pa.Table, codes: Ints, users: pa.Array) -> list[list[Fact]]:
     return found
 
 
-def _states(histories: Histories, said: list[list[Fact]], spec: StateSpec) -> list[bytes]:
-    """The state of each user's whole history."""
-    pairs = zip(pairwise(histories.offsets.tolist()), said, strict=True)
-    return [
-        encode_state(fold(histories.interactions[low:high], spec, facts), spec)
-        for (low, high), facts in pairs
-    ]
-
-
 def _user_table(
-    histories: Histories, codes: Ints, requests: pa.Table, states: list[bytes]
+    histories: Histories, codes: Ints, requests: pa.Table, kept: pa.ChunkedArray
 ) -> pa.Table:
     num = len(histories.users)
     asking = pc.index_in(requests["user_id"], value_set=histories.users).to_numpy()
@@ -154,7 +143,7 @@ def _user_table(
             name: np.bincount(asking[split == place], minlength=num)
             for place, name in enumerate(SPLITS)
         },
-        "state": pa.array(states, pa.binary()),
+        "state": kept,
     }
     return pa.table(columns)
 

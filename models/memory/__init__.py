@@ -4,6 +4,7 @@
 `decode` turn a state into bytes and back. Start with the README beside this file.
 """
 
+from models.memory.batch import states
 from models.memory.codec import decode, encode
 from models.memory.facts import EMPTY_FACTS, Fact, Source
 from models.memory.histories import Histories
@@ -31,6 +32,7 @@ __all__ = [
     "fold",
     "lift",
     "merge",
+    "states",
     "update",
     "user_feature_names",
     "user_features",

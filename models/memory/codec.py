@@ -36,9 +36,13 @@ _CHECK = struct.Struct("<I")
 def encode(state: State, spec: StateSpec) -> bytes:
     """The one byte string of a state: equal states have equal bytes."""
     arrays = (state.ring, state.shown, state.refused, state.tiles)
-    header = _HEADER.pack(_MAGIC, VERSION, bytes.fromhex(spec.digest()))
-    body = b"".join([header, *map(_pack, arrays), facts.to_bytes(state.facts)])
+    body = b"".join([header(spec), *map(_pack, arrays), facts.to_bytes(state.facts)])
     return body + _CHECK.pack(zlib.crc32(body))
+
+
+def header(spec: StateSpec) -> bytes:
+    """What the bytes of every state kept under a spec begin with."""
+    return _HEADER.pack(_MAGIC, VERSION, bytes.fromhex(spec.digest()))
 
 
 def decode(blob: bytes | memoryview, spec: StateSpec) -> State:

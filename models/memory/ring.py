@@ -11,6 +11,10 @@ from models.memory.spec import StateSpec
 IMPRESSION = ACTIONS["impression"].code
 WHOLE = np.dtype((np.void, INTERACTION.itemsize))
 """A record as it is: arrays of such are joined at once, those of fields one by one."""
+TWICE = (
+    "an event occurs twice; memory is over distinct events, so remove duplicates by "
+    "(user_id, event_id) first"
+)
 
 
 def canonical(interactions: Interactions) -> Interactions:
@@ -29,10 +33,7 @@ def canonical(interactions: Interactions) -> Interactions:
     # Keys are compared over the whole set: a repeated event may carry another time.
     keys = np.sort(events)
     if (keys[1:] == keys[:-1]).any():
-        raise ValueError(
-            "an event occurs twice; memory is over distinct events, so remove duplicates by "
-            "(user_id, event_id) first"
-        )
+        raise ValueError(TWICE)
     return ordered
 
 

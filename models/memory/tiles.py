@@ -45,14 +45,24 @@ def fold(interactions: Interactions, spec: StateSpec) -> Tiles:
     ts = np.ascontiguousarray(interactions["ts"])
     index = ts // hop
     newest = index.max(axis=1, keepdims=True)
-    _check(int(ts.min()), int(newest[0, 0]), int(interactions["interest"].max()), spec)
+    check(int(ts.min()), int(newest[0, 0]), int(interactions["interest"].max()), spec)
     keys = (index << CELL_BITS | base | cells(interactions))[index > newest - keep]
     keys.sort()
-    edges = _edges(keys)
-    return _tiles(keys[edges[:-1]], edges[1:] - edges[:-1])
+    begins = edges(keys)
+    return _tiles(keys[begins[:-1]], begins[1:] - begins[:-1])
 
 
-def _check(oldest_ms: int, newest: int, interest: int, spec: StateSpec) -> None:
+def check(oldest_ms: int, newest: int, interest: int, spec: StateSpec) -> None:
+    """Refuses what does not fit into the key of a tile.
+
+    Args:
+        oldest_ms: of some interactions.
+        newest: index of their newest tile at the finest level.
+        interest: the highest bucket of theirs.
+
+    Raises:
+        ValueError: when one of them does not fit.
+    """
     if oldest_ms < 0 or newest >= 1 << _INDEX_BITS:
         raise ValueError(
             f"interactions from {oldest_ms} to {newest * spec.levels[0].hop} ms: tiles begin at "
@@ -73,7 +83,7 @@ def merge(a: Tiles, b: Tiles, spec: StateSpec) -> Tiles:
     keys, count = (np.concatenate((a[name], b[name])) for name in ("key", "count"))
     order = keys.argsort(kind="stable")  # two sorted runs: one pass
     keys = keys[order].view(np.int64)
-    begins = _edges(keys)[:-1]
+    begins = edges(keys)[:-1]
     return _pruned(keys[begins], np.add.reduceat(count[order], begins, dtype=np.uint32), spec)
 
 
@@ -88,7 +98,7 @@ def _pruned(keys: Ints, count: NDArray[np.uint32], spec: StateSpec) -> Tiles:
     return _tiles(keys[kept], count[kept])
 
 
-def _edges(keys: Ints) -> Ints:
+def edges(keys: Ints) -> Ints:
     """Where each run of equal keys begins, and where the last one ends."""
     fresh = np.ones(len(keys) + 1, bool)
     np.not_equal(keys[1:], keys[:-1], out=fresh[1:-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from datetime import UTC, datetime
 
 import numpy as np
@@ -19,6 +20,7 @@ from models.memory import (
     MemorySpec,
     StateSpec,
     decode,
+    fold,
     update,
     user_features,
     view,
@@ -129,6 +131,74 @@ def test_a_named_session_is_one_request_even_when_two_interleave():
 def test_sessions_of_two_users_are_two_even_with_one_name():
     part = parted({"at": 0, "session_id": "s"}, {"at": 0, "session_id": "s", "user_id": "v"})
     assert part.requests["user_id"].to_pylist() == ["u", "v"]
+
+
+def test_a_request_id_makes_a_request_with_the_slate_that_was_shown():
+    shown = {"action": "impression", "request_id": "r", "session_id": "s"}
+    part = parted(
+        {"at": 0, **shown, "item_id": "b", "position": 1, "propensity": 0.25},
+        {"at": 0, **shown, "item_id": "a", "position": 0},
+        {"at": 0, **shown, "item_id": "c"},
+        {"at": 0.1, "request_id": "r", "item_id": "b"},
+        {"at": 0.2, "request_id": "r", "item_id": "z", "action": "purchase"},
+        {"at": 0.3, "item_id": "elsewhere"},
+        {"at": 1, **shown, "request_id": "q", "item_id": "d", "position": 0},
+        {"at": 2, "request_id": "r", "user_id": "v", "item_id": "a"},
+        per="request",
+    )
+    rows = {(row["user_id"], row["as_of"]): row for row in part.requests.to_pylist()}
+    first, second = rows["u", DAY_0], rows["u", DAY_0 + HOUR_MS]
+    assert first["shown"] == keys("a", "b", "c")
+    assert first["positions"] == [0, 1, -1]
+    assert first["propensities"][1] == 0.25
+    assert np.isnan(first["propensities"][0])
+    assert first["items"] == keys("b", "z")
+    assert first["labels"] == [1, 2]
+    assert (second["shown"], second["items"]) == (keys("d"), [])
+    assert rows["v", DAY_0 + 2 * HOUR_MS]["shown"] == []
+    assert len(rows) == 3
+
+
+def test_an_outcome_counts_within_its_window():
+    rows = [{"at": 0, "action": "impression", "request_id": "r", "item_id": item} for item in "abc"]
+    rows += [
+        {"at": 1, "request_id": "r", "item_id": "a"},
+        {"at": 30, "request_id": "r", "item_id": "b", "action": "purchase"},
+        {"at": 2, "arrived": 24, "request_id": "r", "item_id": "c"},
+    ]
+    for window, items in [(None, "acb"), ("24h", "a"), ("25h", "ac"), ("31h", "acb")]:
+        part = parted(*rows, per="request", outcome_window=window)
+        assert part.requests["items"].to_pylist() == [keys(*items)], window
+
+
+def test_one_enormous_user_breaks_nothing():
+    num = 300_000
+    rng = np.random.default_rng(0)
+    often = rng.random(num) < 0.005
+    table = pa.table(
+        {
+            "event_id": [f"e{n}" for n in range(num)],
+            "user_id": np.where(rng.random(num) < 0.999, "crawler", "somebody"),
+            "item_id": [f"i{n}" for n in rng.integers(0, 5000, num)],
+            "action": np.where(often, "purchase", "view"),
+            "ts": pa.array(DAY_0 + np.sort(rng.integers(0, 25 * DAY_MS, num))).cast(
+                pa.timestamp("ms", "UTC")
+            ),
+        }
+    )
+    good = validate(table, now_ms=DAY_0 + 400 * DAY_MS).good
+    rows = pack(good)
+    tracemalloc.start()
+    part = partition(rows, requests=config(per="event", labels=("purchase",)), memory=MEMORY)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(part.requests) == often.sum()
+    assert peak < 20 * rows.nbytes
+    for request in part.requests.slice(0, len(part.requests)).to_pylist()[::400]:
+        user = part.histories.users.to_pylist().index(request["user_id"])
+        seen = fold(part.histories.seen(user, request["as_of"]), MEMORY.state)
+        now = user_features(view(seen, now_ms=request["as_of"], spec=MEMORY))
+        assert np.asarray(request["user_features"], np.float32).tobytes() == now.tobytes()
 
 
 def test_the_split_is_by_time_and_warmup_makes_none():

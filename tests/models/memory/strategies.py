@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from models.config import DAY_MS
 from models.events import ACTIONS, INTERACTION, Interactions
-from models.memory import MemorySpec, StateSpec, TileLevel, ViewSpec
+from models.memory import Fact, MemorySpec, Source, StateSpec, TileLevel, ViewSpec
 from models.memory.histories import Histories
 from models.memory.spec import HOUR_MS
 
@@ -128,6 +128,22 @@ def histories(draw: st.DrawFn) -> Histories:
         offsets=np.cumsum([0, *lengths]),
         interactions=np.concatenate([events for events, _ in users]),
         arrived=np.concatenate([arrived for _, arrived in users]),
+    )
+
+
+@st.composite
+def one_fact(draw: st.DrawFn) -> Fact:
+    """Few slots and moments, so that facts meet; every event says one thing, sent once or twice."""
+    event = draw(st.integers(0, 40))
+    said = (event * 7) % 11
+    return Fact(
+        slot=("budget", "skills")[event % 2],
+        value=None if event % 5 == 0 else str(event),
+        source=Source(1 + (event // 2) % 3),
+        said_ms=said,
+        known_ms=said + draw(st.integers(0, 6)),
+        until_ms=said + 3 if event % 4 == 0 else None,
+        event=event,
     )
 
 

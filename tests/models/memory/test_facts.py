@@ -26,26 +26,10 @@ from models.memory.facts import (
     merge,
     to_bytes,
 )
-from tests.models.memory.strategies import some
+from tests.models.memory.strategies import one_fact, some
 
 EVERYTHING = 10_000
 """A `keep` that prunes nothing here."""
-
-
-@st.composite
-def one_fact(draw: st.DrawFn) -> Fact:
-    """Few slots and moments, so that facts meet; every event says one thing, sent once or twice."""
-    event = draw(st.integers(0, 40))
-    said = (event * 7) % 11
-    return Fact(
-        slot=("budget", "skills")[event % 2],
-        value=None if event % 5 == 0 else str(event),
-        source=Source(1 + (event // 2) % 3),
-        said_ms=said,
-        known_ms=said + draw(st.integers(0, 6)),
-        until_ms=said + 3 if event % 4 == 0 else None,
-        event=event,
-    )
 
 
 cells = st.lists(one_fact(), max_size=12).map(lambda facts: merge(facts, (), EVERYTHING))
