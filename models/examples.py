@@ -187,7 +187,9 @@ class Examples:
         self.requests, self.histories, self.catalogue = requests, histories, catalogue
         self.features, self.memory = features, memory
         self.places = catalogue.places(histories.interactions["item"])
-        self.item_memory = fold_popularity(histories, self.places, len(catalogue))
+        self.item_memory = fold_popularity(
+            histories, self.places, len(catalogue), features.popularity_step
+        )
         self.popularity = PopularityTable(self.item_memory, features.popularity_half_lives)
 
     def user_side(self, rows: Ints, *, memory_of: Ints | None = None) -> UserSide:
@@ -224,7 +226,9 @@ class Examples:
         return torch.stack([(found >> head) & 1 for head in range(num_heads)], 2).float()
 
 
-def fold_popularity(histories: Histories, places: Ints, num_places: int) -> Popularity:
-    """What items remember of all histories: events of interest, on the day they arrived."""
+def fold_popularity(
+    histories: Histories, places: Ints, num_places: int, step_ms: int
+) -> Popularity:
+    """What items remember of all histories: events of interest, in the step they arrived."""
     spoken = (POLARITY[histories.interactions["action"]] > 0) & (places > 0)
-    return Popularity.fold(histories.arrived[spoken], places[spoken], num_places)
+    return Popularity.fold(histories.arrived[spoken], places[spoken], num_places, step_ms)

@@ -40,6 +40,9 @@ class FeatureConfig(Config):
     match_half_lives: tuple[Duration, ...] = (7 * DAY_MS, 30 * DAY_MS, 180 * DAY_MS)
     """How fast a candidate's own past with the user fades."""
     popularity_half_lives: tuple[Duration, ...] = (3 * DAY_MS, 14 * DAY_MS, 90 * DAY_MS)
+    popularity_step: Duration = Field(DAY_MS, gt=0)
+    """How often item memory is read anew: requests see the whole steps before theirs. A day for a
+    shop, minutes where things live for hours."""
     context: tuple[str, ...] = ()
     """Fields that a request carries beside the user, as texts."""
     context_buckets: int = Field(64, ge=2)
@@ -177,8 +180,12 @@ def grams(texts: Sequence[str], config: FeatureConfig) -> Tensor:
     return torch.from_numpy(found)
 
 
+MAX_TABLE_BYTES = 512 << 20
+"""Memory that tables of item memory take at once; the oldest made is let go first."""
+
+
 class PopularityTable:
-    """Item memory as a table per day, read by `(day, item)`; days are made when first needed.
+    """Item memory as a table per step, read by `(step, item)`; made when first needed.
 
     A table has `(I, H)` entries of log(1 + decayed count), scaled to order one.
     """
@@ -186,19 +193,28 @@ class PopularityTable:
     def __init__(self, popularity: Popularity, half_lives: tuple[int, ...]) -> None:
         self.popularity = popularity
         self._half_lives = half_lives
-        self._days: dict[int, Tensor] = {}
+        self._steps: dict[int, Tensor] = {}
+        self._bytes = 4 * popularity.counts.shape[1] * len(half_lives)
 
-    def day(self, day: int) -> Tensor:
-        """`(I, H)` as of the beginning of a day."""
-        if day not in self._days:
-            counts = self.popularity.read(day * DAY_MS, self._half_lives)
-            self._days[day] = torch.from_numpy(np.log1p(counts) / 4)
-        return self._days[day]
+    def steps(self, now_days: Tensor) -> tuple[list[int], Tensor]:
+        """The steps that moments `(B,)` lie in, and `(B,)` which of them each one does."""
+        number = (now_days * (DAY_MS / self.popularity.step_ms)).floor().long()
+        steps, where = torch.unique(number, return_inverse=True)
+        return steps.tolist(), where
+
+    def step(self, step: int) -> Tensor:
+        """`(I, H)` as of the beginning of a step."""
+        if step not in self._steps:
+            counts = self.popularity.read(step * self.popularity.step_ms, self._half_lives)
+            self._steps[step] = torch.from_numpy(np.log1p(counts) / 4)
+            while len(self._steps) > 1 and len(self._steps) * self._bytes > MAX_TABLE_BYTES:
+                del self._steps[next(iter(self._steps))]
+        return self._steps[step]
 
     def read(self, now_days: Tensor, candidates: Tensor) -> Tensor:
         """`(B, C, H)` of candidates `(B, C)` at each request's moment `(B,)`."""
-        days, where = torch.unique(now_days.floor().long(), return_inverse=True)
-        tables = [self.day(int(day)) for day in days]
+        steps, where = self.steps(now_days)
+        tables = [self.step(step) for step in steps]
         found = torch.empty(*candidates.shape, len(self._half_lives))
         for number, table in enumerate(tables):
             rows = where == number

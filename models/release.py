@@ -114,7 +114,7 @@ def save(
     save_file({"vectors": recommender.retriever.index.vectors}, part / "items.safetensors")
     popularity = recommender.popularity.popularity
     counts = {
-        "first_day": torch.tensor([popularity.first_day]),
+        "first_step": torch.tensor([popularity.first]),
         "counts": torch.from_numpy(popularity.counts),
     }
     save_file(counts, part / "popularity.safetensors")
@@ -195,7 +195,11 @@ def _recommender(
     load_weights(towers, folder / "retriever.safetensors")
     load_weights(ranker, folder / "ranker.safetensors")
     stored = load_file(folder / "popularity.safetensors")
-    popularity = Popularity(int(stored["first_day"][0]), stored["counts"].numpy().astype(np.int32))
+    popularity = Popularity(
+        int(stored["first_step"][0]),
+        stored["counts"].numpy().astype(np.int32),
+        model.features.popularity_step,
+    )
     retriever = Retriever(
         towers,
         catalogue=catalogue,

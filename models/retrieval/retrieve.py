@@ -89,10 +89,10 @@ class Retriever:
         """`(B, I)` the towers' score of every item for what is remembered of each user."""
         asked = self.net.user_query(user.to(self.device)).to("cpu")
         scores = self.index.scores(asked.vector) + asked.returning(len(self.catalogue))
-        days, where = torch.unique(user.now_days.floor().long(), return_inverse=True)
-        for number, day in enumerate(days):
+        steps, where = self.popularity.steps(user.now_days)
+        for number, step in enumerate(steps):
             rows = where == number
-            scores[rows] += asked.trend[rows] @ self.popularity.day(int(day)).T
+            scores[rows] += asked.trend[rows] @ self.popularity.step(step).T
         return scores
 
     def known(self, now_days: Tensor) -> Tensor:
@@ -148,11 +148,11 @@ class Retriever:
         return appeared if allowed is None else appeared & allowed.numpy()
 
     def _trending(self, now_days: Tensor, allowed: Tensor | None) -> Tensor:
-        """`(B, K)` by day; filtered before the best are taken."""
-        days, where = torch.unique(now_days.floor().long(), return_inverse=True)
+        """`(B, K)` by step; filtered before the best are taken."""
+        steps, where = self.popularity.steps(now_days)
         tops = []
-        for day in days:
-            table = self.popularity.day(int(day))
+        for step in steps:
+            table = self.popularity.step(step)
             table = table if allowed is None else table * allowed[:, None]
             tops.append(sources.trending(table, self.config.trending))
         return torch.stack(tops)[where]

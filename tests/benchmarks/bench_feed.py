@@ -134,7 +134,7 @@ def training(made: Feeds, stage: int, off_thread: bool) -> tuple[float, float]:
 def add_training(report: table.Report, made: Feeds) -> None:
     """The steps of both networks with batches made ahead, and made in the training thread."""
     for day in np.unique(made.examples.requests.as_of_ms // 86_400_000).tolist():
-        made.examples.popularity.day(day)  # each is made once, by whoever comes first
+        made.examples.popularity.step(day)  # each is made once, by whoever comes first
     for stage, name in enumerate(("retriever", "ranker")):
         sides = {
             "ahead": partial(training, made, stage, True),

@@ -58,7 +58,7 @@ def examples_ready(document: Document) -> tuple[Prepared, Examples]:
     prepared = Prepared.open(document.folder / "prepared", document)
     examples = examples_of(prepared, document)
     for day in np.unique(examples.requests.as_of_ms // 86_400_000).tolist():
-        examples.popularity.day(day)
+        examples.popularity.step(day)
     return prepared, examples
 
 

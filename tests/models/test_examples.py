@@ -116,7 +116,7 @@ def test_item_memory_counts_events_of_interest_on_the_day_they_arrived():
     expected = {}
     for record, arrived in zip(histories.interactions, histories.arrived, strict=True):
         if POLARITY[record["action"]] > 0:
-            cell = (int(arrived // DAY_MS) - memory.first_day, int(_place(record["item"])))
+            cell = (int(arrived // DAY_MS) - memory.first, int(_place(record["item"])))
             expected[cell] = expected.get(cell, 0) + 1
     found = {cell: int(n) for cell, n in np.ndenumerate(memory.counts) if n}
     assert found == expected

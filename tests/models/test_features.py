@@ -158,15 +158,33 @@ def test_popularity_is_that_of_the_days_before_today(events, moments):
         np.testing.assert_allclose(found[row].numpy(), scaled, rtol=1e-5, atol=1e-7)
 
 
+def test_moments_lie_in_the_step_that_holds_them():
+    step = DAY_MS // 96
+    times, items = np.asarray([0, step - 1, step, 5 * step]), np.asarray([1, 1, 2, 1])
+    table = PopularityTable(Popularity.fold(times, items, 3, step), (DAY_MS,))
+    now = np.asarray([0, step - 1, step, 2 * step, 6 * step - 1, 6 * step])
+    steps, where = table.steps(torch.from_numpy(now / DAY_MS))
+    assert np.asarray(steps)[where.numpy()].tolist() == (now // step).tolist()
+    seen = table.read(torch.from_numpy(now / DAY_MS), torch.tensor([[1, 2]]).expand(6, 2)) > 0
+    assert seen[..., 0].tolist() == [
+        [False, False],
+        [False, False],
+        [True, False],
+        [True, True],
+        [True, True],
+        [True, True],
+    ]
+
+
 def test_a_table_of_a_day_is_the_reading_of_that_day():
     rng = np.random.default_rng(3)
     popularity = Popularity.fold(rng.integers(0, 9 * DAY_MS, 300), rng.integers(0, 5, 300), 5)
     table = PopularityTable(popularity, (DAY_MS,))
     for day in (0, 1, 5, 30):
         read = popularity.read(day * DAY_MS + 1234, (DAY_MS,))
-        assert torch.equal(table.day(day), torch.from_numpy(np.log1p(read) / 4))
+        assert torch.equal(table.step(day), torch.from_numpy(np.log1p(read) / 4))
     late = torch.tensor([6 - 1e-12], dtype=torch.float64)
-    assert torch.equal(table.read(late, torch.arange(5)[None])[0], table.day(5))
+    assert torch.equal(table.read(late, torch.arange(5)[None])[0], table.step(5))
 
 
 def test_context_codes_are_stable_and_unknown_is_zero():

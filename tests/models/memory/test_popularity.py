@@ -49,11 +49,36 @@ def test_reading_is_what_a_loop_finds(pairs: Pairs, now_ms: int) -> None:
 
 
 @some
+@given(events_of_items, st.integers(DAY * DAY_MS, (DAY + 31) * DAY_MS), st.sampled_from([7, 60]))
+def test_a_finer_step_sees_all_but_the_step_going_on(
+    pairs: Pairs, now_ms: int, minutes: int
+) -> None:
+    step = minutes * 60_000
+    ts, items = np.array(pairs, np.int64).reshape(-1, 2).T
+    read = Popularity.fold(ts, items, NUM_ITEMS, step).read(now_ms, HALF_LIVES)
+    expected = np.zeros((NUM_ITEMS, len(HALF_LIVES)))
+    for at, item in pairs:
+        if at // step < now_ms // step:
+            age = (now_ms // step - at // step - 0.5) * step
+            expected[item] += [0.5 ** (age / half_life) for half_life in HALF_LIVES]
+    np.testing.assert_allclose(read, expected, rtol=1e-5)
+
+
+def test_other_steps_do_not_add_up() -> None:
+    day, hour = (
+        Popularity.fold(np.zeros(1, np.int64), np.zeros(1, np.int64), 1, step)
+        for step in (DAY_MS, DAY_MS // 24)
+    )
+    with pytest.raises(ValueError, match="steps of 86400000 and 3600000 ms differ"):
+        day.merge(hour)
+
+
+@some
 @given(events_of_items, events_of_items)
 def test_merge_is_the_fold_of_both(a: Pairs, b: Pairs) -> None:
     whole = popularity(a + b)
     for merged in (popularity(a).merge(popularity(b)), popularity(b).merge(popularity(a))):
-        assert merged.first_day == whole.first_day
+        assert merged.first == whole.first
         assert merged.counts.tolist() == whole.counts.tolist()
 
 
