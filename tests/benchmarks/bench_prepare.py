@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,11 +23,15 @@ from tests.benchmarks import table
 CLICKS = Path(__file__).parents[3] / "shared/data/news_clicks/clicks.parquet"
 SIDES = {"ours": "Ray Data", "polars": "Polars", "duckdb": "DuckDB"}
 SMALL = 10_000
+DAY = 100_000
 MILLION = 1_000_000
 
 
-def grow(num: int, path: Path) -> None:
-    """So many clicks: the real ones again and again, each time of new people, eight days later."""
+def grow(num: int, folder: Path) -> Path:
+    """A log of so many clicks, and beside it a file `day` with the next ones.
+
+    The real clicks again and again, each time of new people, eight days later.
+    """
     columns = ["user_id", "session_id", "article_id", "ts", "country", "referrer_type"]
     real = pl.read_parquet(CLICKS, columns=columns)
     rounds = [
@@ -36,13 +41,19 @@ def grow(num: int, path: Path) -> None:
             pl.col("article_id") + again * 1000,
             pl.col("ts") + pl.duration(days=8 * again),
         )
-        for again in range(-(-num // len(real)))
+        for again in range(-(-(num + DAY) // len(real)))
     ]
-    pl.concat(rounds).sort("ts").head(num).write_parquet(path, row_group_size=500_000)
+    clicks = pl.concat(rounds).sort("ts")
+    log = folder / "log"
+    log.mkdir(parents=True)
+    clicks.head(num).write_parquet(log / "clicks.parquet", row_group_size=500_000)
+    clicks.slice(num, DAY).write_parquet(folder / "day")
+    return log
 
 
 def run(side: str, log: Path) -> dict[str, Any]:
     """One run: what it says, and the most memory that it held."""
+    (log / "day.parquet").unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=log.parent) as out:
         child = subprocess.Popen(
             [sys.executable, "-m", "tests.benchmarks.histories", side, str(log), out],
@@ -115,15 +126,13 @@ def main() -> None:
         raise SystemExit(f"bench_prepare: {CLICKS} is not there, and may not be shipped")
     found: dict[float, dict[str, list[dict[str, Any]]]] = {}
     with table.scratch() as folder:
-        small = folder / "small.parquet"
-        grow(SMALL, small)
+        small = grow(SMALL, folder / "small")
         fixed = [run("ours", small) for _ in range(2)]
         for size in given.sizes:
-            log = folder / f"{size:g}.parquet"
-            grow(round(size * MILLION), log)
+            log = grow(round(size * MILLION), folder / f"{size:g}")
             sides = {side: (lambda side=side, log=log: run(side, log)) for side in SIDES}
             found[size] = table.alternate(sides, given.repeats)
-            log.unlink()
+            shutil.rmtree(log.parent)
     table.show(report(found, fixed))
 
 
@@ -147,6 +156,8 @@ def report(
         for step in runs["ours"][0]["steps"]:
             took = [run["steps"][step] for run in runs["ours"]]
             made.row(f"    {step}", table.spread(took, ".1f"), "-", "-", "-")
+        took = [run["day"] for run in runs["ours"]]
+        made.row(f"  a day of {DAY:,} more", table.spread(took, ".1f"), "-", "-", "-")
         for key, words in (("all_mb", "all processes"), ("one_mb", "the largest process")):
             cells = [f"{max(run[key] for run in runs[side]):,.0f}" for side in SIDES]
             made.row(f"  most memory of {words}, MB", *cells, "-")
