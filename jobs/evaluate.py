@@ -8,6 +8,7 @@ from jobs import console
 
 if TYPE_CHECKING:
     from configs.load import Document
+    from jobs.measuring import Asked
     from models.report import Compared, Method
 
 
@@ -22,6 +23,7 @@ def main(config: console.ConfigFile, overrides: console.Overrides = None) -> Non
     Examples:
       python -m jobs.evaluate --config configs/online_retail.yaml
       python -m jobs.evaluate --config configs/online_retail.yaml --set evaluate.num_samples=5000
+      python -m jobs.evaluate --config configs/news_clicks.yaml --set evaluate.max_requests=5000
     """  # noqa: D301  # the backspace tells click to keep the lines of a paragraph
     from configs.load import load
 
@@ -45,15 +47,16 @@ def evaluate(document: Document) -> list[Compared]:
     from models import ablation, report
 
     description = description_of(document)
+    baselines = measuring.baselines_of(document.evaluate)
     tasks = [("reading", name) for name in [*ablation.READINGS, ablation.PLACEBO]]
-    tasks += [("towers", measuring.TOWERS), *(("baseline", name) for name in measuring.BASELINES)]
-    found = measured(document, tasks)
-    users = measuring.users_of(document, "test")
+    tasks += [("towers", measuring.TOWERS), *(("baseline", name) for name in baselines)]
+    asked, found = measured(document, tasks)
+    users = asked.users
     full = report.Method(
         measuring.FULL,
         {k: v for k, v in found["all"].lists.items() if k != "recall@retrieved"},
     )
-    methods = [found[name] for name in (*measuring.BASELINES, measuring.TOWERS)]
+    methods = [found[name] for name in (*baselines, measuring.TOWERS)]
     tables = [
         report.compare(
             "Full ranking of the catalogue",
@@ -77,6 +80,7 @@ def evaluate(document: Document) -> list[Compared]:
         "name": document.name,
         "requests": len(users),
         "users": len(set(users.tolist())),
+        **({"drawn": drawn(asked)} if len(users) < asked.num_requests else {}),
         "test from": document.requests.test_from.isoformat(),
         "model digest": document.model.digest(),
         "trained": description["made_at"],
@@ -88,23 +92,32 @@ def evaluate(document: Document) -> list[Compared]:
     return tables
 
 
-def measured(document: Document, tasks: list[tuple[str, str]]) -> dict[str, Method]:
-    """Runs each `(kind, name)` as a Ray task; the methods by name."""
+def drawn(asked: Asked) -> str:
+    """What part of the test requests was measured, in words."""
+    return (
+        f"whole users at random (evaluate.max_requests), from {asked.num_requests:,} requests of "
+        f"{asked.num_users:,} users"
+    )
+
+
+def measured(document: Document, tasks: list[tuple[str, str]]) -> tuple[Asked, dict[str, Method]]:
+    """What is measured, and each `(kind, name)` run as a Ray task; the methods by name."""
     import ray
 
-    from jobs.measuring import measure
+    from jobs.measuring import asked_of, measure
 
     given = document.model_dump_json()
     task = ray.remote(num_cpus=1)(measure)
     with console.step("measure on the test requests") as note:
+        asked: Asked = ray.get(ray.remote(num_cpus=1)(asked_of).remote(given, "test"))
         waiting = {task.remote(given, "test", kind, name): name for kind, name in tasks}
         found = {}
         while waiting:
             done, _ = ray.wait(list(waiting), num_returns=1)
             found[waiting.pop(done[0])] = ray.get(done[0])
             console.out.print(f"    {len(found)} of {len(tasks)} methods", soft_wrap=True)
-        note(f"{len(found)} methods")
-    return found
+        note(f"{len(found)} methods, {len(asked.users):,} of {asked.num_requests:,} requests")
+    return asked, found
 
 
 def show(table: Compared) -> None:

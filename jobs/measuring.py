@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,37 @@ from jobs.prepared import Prepared
 from jobs.trained import recommender_of
 from jobs.training import examples_of, rows_of
 from models import ablation, evaluation
-from models.config import DAY_MS
+from models.config import format_duration
 from models.events import POLARITY
 from models.examples import Examples, Ints
 from models.model import Recommender
-from models.report import Method
+from models.report import EvaluateConfig, Method
 from models.retrieval import baselines
 
-BASELINES = ("popularity", "popularity, 7 days", "own frequency", "item to item")
+POPULARITY, FREQUENCY, ITEM_TO_ITEM = "popularity", "own frequency", "item to item"
 TOWERS, FULL = "two towers alone", "Ebb"
+
+
+def recent(config: EvaluateConfig) -> str:
+    """The name of the baseline of recent popularity, such as `popularity, last 7d`."""
+    return f"{POPULARITY}, last {format_duration(config.popularity_window)}"
+
+
+def baselines_of(config: EvaluateConfig) -> tuple[str, ...]:
+    """The names of all baselines."""
+    return (POPULARITY, recent(config), FREQUENCY, ITEM_TO_ITEM)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Whose requests are measured, and out of how many."""
+
+    users: Ints
+    """`(R,)` the user of each measured request, for the bootstrap."""
+    num_requests: int
+    """Requests of the split with an outcome to find."""
+    num_users: int
+    """Their users."""
 
 
 class Bench:
@@ -34,18 +57,30 @@ class Bench:
         self.examples: Examples = examples_of(prepared, document)
         self.target = document.model.heads.index(document.model.target)
         rows = rows_of(prepared, split)
-        self.rows: Ints = evaluation.with_target(self.examples.requests, rows, self.target)
-        if not len(self.rows):
+        requests = self.examples.requests
+        found = evaluation.with_target(requests, rows, self.target)
+        if not len(found):
             raise ValueError(f"no request of split {split!r} has a {document.model.target!r}")
-        self.wanted = evaluation.positives(self.examples.requests, self.rows, self.target)
+        config = document.evaluate
+        self.rows: Ints = evaluation.of_some_users(
+            requests, found, at_most=config.max_requests, seed=config.seed
+        )
+        self.wanted = evaluation.positives(requests, self.rows, self.target)
+        users = requests.user
+        self.asked = Asked(users[self.rows], len(found), len(np.unique(users[found])))
 
-    @property
+    @cached_property
     def recommender(self) -> Recommender:
         """With the weights that training kept."""
         return recommender_of(self.document, self.examples)
 
+    @cached_property
+    def retrieved(self) -> Ints:
+        """`(R, C)` what retrieval brings with all memory: found once, ranked by every reading."""
+        return evaluation.candidates(self.recommender, self.examples, self.rows)
+
     def baseline(self, name: str) -> Method:
-        """One of `BASELINES`, with what had arrived before each request."""
+        """One of `baselines_of`, with what had arrived before each request."""
         histories, requests = self.examples.histories, self.examples.requests
         order = np.argsort(histories.arrived, kind="stable")
         owner = np.repeat(np.arange(len(histories.users)), np.diff(histories.offsets))
@@ -66,16 +101,18 @@ class Bench:
 
     def _made(self, name: str, log: baselines.Interactions) -> baselines.Baseline:
         first = int(self.examples.requests.as_of_ms[self.rows].min())
-        half_life = float(self.document.evaluate.item_to_item_half_life)
+        config = self.document.evaluate
+        half_life = float(config.item_to_item_half_life)
         makers = {
-            "popularity": lambda: baselines.Popularity(log),
-            "popularity, 7 days": lambda: baselines.Popularity(log, window_ms=7 * DAY_MS),
-            "own frequency": lambda: baselines.RepeatFrequency(log),
-            "item to item": lambda: baselines.ItemToItem(
+            POPULARITY: lambda: baselines.Popularity(log),
+            recent(config): lambda: baselines.Popularity(log, window_ms=config.popularity_window),
+            FREQUENCY: lambda: baselines.RepeatFrequency(log),
+            ITEM_TO_ITEM: lambda: baselines.ItemToItem(
                 log, fit_until=first, half_life_ms=half_life
             ),
         }
-        return makers[name]()
+        made = makers[name]()
+        return baselines.Unseen(made, log) if config.drop_seen and name != FREQUENCY else made
 
     def towers(self) -> Method:
         """The retriever's own ranking of the whole catalogue."""
@@ -99,9 +136,8 @@ class Bench:
         lists["recall@retrieved"] = evaluation.retrieved(top, self.wanted)
         shared = own
         if name != "all":
-            full = evaluation.candidates(recommender, self.examples, self.rows)
             shared = evaluation.scored(
-                recommender, self.examples, self.rows, reading=read, candidates=full
+                recommender, self.examples, self.rows, reading=read, candidates=self.retrieved
             )
         return Method(name, lists, evaluation.ranking_metrics(shared, recommender, self.target))
 
@@ -123,8 +159,6 @@ def measure(document_json: str, split: str, kind: str, name: str) -> Method:
     return method
 
 
-def users_of(document: Document, split: str) -> Ints:
-    """`(R,)` the user of each measured request, for the bootstrap."""
-    bench = _bench(document.model_dump_json(), split)
-    users: Ints = bench.examples.requests.user[bench.rows]
-    return users
+def asked_of(document_json: str, split: str) -> Asked:
+    """One task: what is measured. A worker runs it, so that the driver never loads the data."""
+    return _bench(document_json, split).asked

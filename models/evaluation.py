@@ -68,6 +68,28 @@ def with_target(requests: Requests, rows: Ints, target: int) -> Ints:
     return rows[np.unique(which[(bits >> target) & 1 > 0])]
 
 
+def of_some_users(requests: Requests, rows: Ints, *, at_most: int | None, seed: int) -> Ints:
+    """Those of `rows` `(R,)` whose users are drawn, in order; all of them with `at_most` None.
+
+    Users are drawn whole, so that a bootstrap over users stays right, until the next one would
+    bring more than `at_most` requests.
+
+    Raises:
+        ValueError: when not even the first user's requests fit.
+    """
+    if at_most is None or len(rows) <= at_most:
+        return rows
+    _, who, num = np.unique(requests.user[rows], return_inverse=True, return_counts=True)
+    drawn = np.random.default_rng(seed).permutation(len(num))
+    chosen = drawn[np.cumsum(num[drawn]) <= at_most]
+    if not len(chosen):
+        raise ValueError(
+            f"evaluate.max_requests={at_most}: the first user drawn has {num[drawn[0]]} requests; "
+            "allow more"
+        )
+    return rows[np.isin(who, chosen)]
+
+
 def list_metrics(top: Ints, wanted: retrieval.Positives) -> dict[str, Floats]:
     """`(R,)` of each metric, for rankings `(R, K)` of places, 0 after the last."""
     missing = max(max(CUTS) - top.shape[1], 0)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.config import Config, Duration
+from models.config import DAY_MS, Config, Duration
 from models.metrics.bootstrap import Interval, by_user, paired_difference
 
 Floats = NDArray[np.float64]
@@ -20,12 +20,19 @@ HEADLINE = "ndcg@10"
 
 
 class EvaluateConfig(Config):
-    """How sure to be, and the baseline that has a knob."""
+    """How sure to be, on how many requests, and the knobs of the baselines."""
 
     num_samples: int = Field(1000, gt=0)
     """Bootstrap samples of users."""
     seed: int = 1
-    item_to_item_half_life: Duration = Field(30 * 86_400_000, gt=0)
+    max_requests: int | None = Field(None, gt=0)
+    """At most so many requests are measured: those of whole users, drawn by `seed`. None: all."""
+    popularity_window: Duration = Field(7 * DAY_MS, gt=0)
+    """How far back the baseline of recent popularity counts."""
+    item_to_item_half_life: Duration = Field(30 * DAY_MS, gt=0)
+    drop_seen: bool = False
+    """Popularity and item to item leave out what the user met before, liked or not: the stronger
+    baselines where nobody takes the same thing twice."""
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,27 @@ class ItemToItem:
             yield _finish((history @ self._similarity).toarray())
 
 
+class Unseen:
+    """Another baseline without the items that the user met before, liked or not: they score -inf.
+
+    The stronger baseline where nobody takes the same thing twice.
+    """
+
+    def __init__(self, baseline: Baseline, log: Interactions) -> None:
+        self._baseline, self._log = baseline, log
+        self._histories = _Histories(log)
+
+    def scores(self, requests: Requests) -> Iterator[Scores]:
+        """The other's scores; -inf where the user had an event with the item."""
+        start = 0
+        for block in self._baseline.scores(requests):
+            rows = slice(start, start + len(block))
+            row, event = self._histories.before(requests, rows)
+            block[row, self._log.item[event]] = -np.inf
+            yield block
+            start = rows.stop
+
+
 class _Histories:
     """Finds, for many requests at once, the user's own events before each."""
 

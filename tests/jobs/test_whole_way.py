@@ -16,7 +16,7 @@ import torch
 
 from configs.load import Document
 from jobs import measuring
-from jobs.evaluate import evaluate, show
+from jobs.evaluate import drawn, evaluate, show
 from jobs.prepared import Prepared
 from jobs.release import release
 from jobs.trained import recommender_of
@@ -28,7 +28,7 @@ from models.examples import Examples, Requests
 from models.features import context_codes
 from models.memory import fold, user_features, view
 from models.model import build
-from models.report import Compared
+from models.report import Compared, EvaluateConfig
 from serve.config import ServeConfig
 from serve.pipeline import Pipeline
 from serve.schemas import RecommendRequest
@@ -107,7 +107,11 @@ def test_the_weights_kept_are_those_of_the_best_epoch(way: Way):
 
 def test_the_tables_hold_every_method_and_reading(way: Way):
     full, readings = way.tables
-    assert full.names == (*measuring.BASELINES, measuring.TOWERS, measuring.FULL)
+    assert full.names == (
+        *measuring.baselines_of(way.document.evaluate),
+        measuring.TOWERS,
+        measuring.FULL,
+    )
     assert readings.names == (*ablation.READINGS, ablation.PLACEBO)
     for table in way.tables:
         for name, interval in zip(table.names, table.intervals, strict=True):
@@ -150,6 +154,42 @@ def test_the_report_says_the_same_in_json_and_markdown(way: Way):
     png = way.file("evaluation/report.png").read_bytes()
     assert png.startswith(b"\x89PNG\r\n")
     assert len(png) > 5_000
+
+
+def test_a_bound_measures_whole_users_and_says_so(way: Way):
+    whole = measuring.Bench(way.document, "test")
+    bound = way.document.evaluate.model_copy(update={"max_requests": len(whole.rows) // 2})
+    part = measuring.Bench(way.document.model_copy(update={"evaluate": bound}), "test")
+    assert 0 < len(part.rows) <= len(whole.rows) // 2
+    kept = np.isin(whole.asked.users, part.asked.users)
+    assert part.rows.tolist() == whole.rows[kept].tolist()
+    (name, *_) = measuring.baselines_of(bound)
+    found, every = part.baseline(name).lists["mrr"], whole.baseline(name).lists["mrr"]
+    assert found.tolist() == every[kept].tolist()
+    assert part.asked.num_requests == whole.asked.num_requests == len(whole.rows)
+    assert f"{len(whole.rows):,} requests" in drawn(part.asked)
+
+
+def test_the_window_of_recent_popularity_is_a_value(way: Way):
+    names = []
+    for window in ("7d", "1h"):
+        config = EvaluateConfig.model_validate({"popularity_window": window})
+        bench = measuring.Bench(way.document.model_copy(update={"evaluate": config}), "test")
+        names.append(measuring.recent(config))
+        found = bench.baseline(names[-1])
+        assert (found.name, len(found.lists["mrr"])) == (names[-1], len(bench.rows))
+    assert names == ["popularity, last 7d", "popularity, last 1h"]
+
+
+def test_baselines_leave_out_what_was_seen_where_they_are_told_to(way: Way):
+    def found(drop_seen: bool, name: str) -> list[float]:
+        config = way.document.evaluate.model_copy(update={"drop_seen": drop_seen})
+        bench = measuring.Bench(way.document.model_copy(update={"evaluate": config}), "test")
+        figures: list[float] = bench.baseline(name).lists["mrr"].tolist()
+        return figures
+
+    assert found(True, measuring.POPULARITY) != found(False, measuring.POPULARITY)
+    assert found(True, measuring.FREQUENCY) == found(False, measuring.FREQUENCY)
 
 
 def test_the_tables_are_shown(way: Way, capsys: pytest.CaptureFixture[str]):

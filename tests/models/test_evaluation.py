@@ -1,8 +1,12 @@
 """Lists and their metrics on cases made by hand, and scoring of given candidates."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models import evaluation
 from models.evaluation import Scored
@@ -44,6 +48,44 @@ def test_requests_without_the_target_are_left_out_and_refused():
     assert evaluation.with_target(requests, ROWS[[3]], PURCHASE).tolist() == []
     with pytest.raises(ValueError, match="2 requests have no positive"):
         evaluation.positives(requests, ROWS, PURCHASE)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 5), min_size=1, max_size=20),
+    at_most=st.integers(5, 60),
+    seed=st.integers(0, 3),
+)
+def test_a_part_of_the_requests_is_that_of_whole_users(lengths, at_most, seed):
+    user = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(lengths)), lengths))
+    requests = replace(EXAMPLES.requests, user=np.append(user, 99))
+    rows = np.arange(len(user))
+    found = evaluation.of_some_users(requests, rows, at_most=at_most, seed=seed)
+    assert 0 < len(found) <= at_most
+    drawn = np.isin(user, user[found])
+    assert found.tolist() == rows[drawn].tolist()
+    # As many as there is room for: nobody has more than five.
+    assert len(found) > at_most - 5 or len(found) == len(rows)
+    same = evaluation.of_some_users(requests, rows, at_most=at_most, seed=seed)
+    assert found.tolist() == same.tolist()
+
+
+def test_all_requests_are_measured_where_there_is_no_bound_or_they_fit():
+    for at_most in (None, len(ROWS)):
+        found = evaluation.of_some_users(EXAMPLES.requests, ROWS, at_most=at_most, seed=1)
+        assert found.tolist() == ROWS.tolist()
+
+
+def test_another_seed_draws_other_users():
+    requests = replace(EXAMPLES.requests, user=np.arange(100))
+    rows = np.arange(100)
+    draws = [evaluation.of_some_users(requests, rows, at_most=10, seed=s).tolist() for s in (1, 2)]
+    assert draws[0] != draws[1]
+
+
+def test_a_bound_below_one_users_requests_says_what_to_do():
+    requests = replace(EXAMPLES.requests, user=np.zeros(4, np.int64))
+    with pytest.raises(ValueError, match=r"max_requests=3: .* has 4 requests; allow more"):
+        evaluation.of_some_users(requests, np.arange(4), at_most=3, seed=1)
 
 
 def test_list_metrics_of_known_lists():

@@ -15,6 +15,7 @@ from models.retrieval.baselines import (
     Popularity,
     RepeatFrequency,
     Requests,
+    Unseen,
 )
 
 NUM_ITEMS = 5
@@ -38,6 +39,7 @@ BASELINES: dict[str, Callable[[Interactions], Baseline]] = {
     "window": lambda log: Popularity(log, window_ms=4),
     "repeat": RepeatFrequency,
     "item to item": lambda log: ItemToItem(log, fit_until=FIT_UNTIL, half_life_ms=HALF_LIFE),
+    "unseen": lambda log: Unseen(Popularity(log), log),
 }
 
 
@@ -73,6 +75,20 @@ def test_popularity_counts(world: World, window: int | None) -> None:
     actual = dense(Popularity(log_of(events), window_ms=window), requests_of(requests))
     expected = [slow_popularity(events, as_of, window) for _, as_of in requests]
     assert actual[:, 1:].tolist() == expected
+
+
+@given(world=WORLDS, rows=st.integers(1, 3))
+def test_unseen_is_the_other_baseline_without_what_the_user_met(world: World, rows: int) -> None:
+    events, requests = world
+    log, asked = log_of(events), requests_of(requests)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baselines, "_MAX_ROWS", rows)  # so that rows must follow their block
+        actual = dense(Unseen(Popularity(log), log), asked)
+    plain = dense(Popularity(log), asked)
+    for row, (user, as_of) in enumerate(requests):
+        met = {item for who, item, ts, _ in events if who == user and ts < as_of}
+        for item in range(1, NUM_ITEMS + 1):
+            assert actual[row, item] == (-np.inf if item in met else plain[row, item])
 
 
 @given(world=WORLDS)
@@ -159,7 +175,8 @@ def test_blocks_hold_one_row_a_request_and_never_offer_the_unknown_item(
     whole = dense(baseline, asked)
     assert whole.shape == (len(requests), NUM_ITEMS + 1)
     assert np.all(np.isneginf(whole[:, 0]))
-    assert np.all(np.isfinite(whole[:, 1:]))
+    assert np.all(np.isfinite(whole[:, 1:])) or name == "unseen"
+    assert not np.isnan(whole).any()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(baselines, "_MAX_ROWS", 2)
         np.testing.assert_array_equal(dense(baseline, asked), whole)
