@@ -84,7 +84,7 @@ WRONG = [
     (
         "\ncolours: 1\n",
         [],
-        r"shop\.yaml: colours: unknown key; .*allowed: name, runs, source, items",
+        r"shop\.yaml: colours: unknown key; .*allowed: name, runs, source, log, items",
     ),
     ("", ["source.colums={}"], r"--set source\.colums: unknown key; did you mean 'columns'\?"),
     ("", ["requets.per=event"], r"--set requets\.per: requets: unknown key; .*'requests'"),
