@@ -120,7 +120,7 @@ class StaleError(Exception):
 def _made(document: Document, found: Inputs, planned: Plan) -> dict[str, Any]:
     """Writes the generation of a plan."""
     from jobs.preparing import pipeline
-    from jobs.preparing.ledger import EMPTY, check_quarantine, check_splits, grown, reading
+    from jobs.preparing.ledger import EMPTY, check_quarantine, check_splits, grown
     from jobs.preparing.plan import commit
     from models.catalogue import Catalogue
 
@@ -133,8 +133,7 @@ def _made(document: Document, found: Inputs, planned: Plan) -> dict[str, Any]:
             note,
         )
         note(f"{sum(c['good'] + c['wrong'] for c in cleaned):,} rows")
-    read = reading(before, cleaned)
-    check_quarantine(read, document)
+    check_quarantine(cleaned, document, is_first=planned.manifest is None)
     with console.step("gather the catalogue") as note:
         items = gather(document, found, planned)
         note(f"{len(items):,} items")

@@ -9,7 +9,7 @@ from jobs import console
 
 if TYPE_CHECKING:
     from configs.load import Document
-    from jobs.checking import Column, Findings
+    from jobs.checking.findings import Column, Findings
 
 _WIDTH = 28  # characters of a value
 _ROW_WIDTH = 300  # characters of a row that is set aside
@@ -17,7 +17,7 @@ _ROW_WIDTH = 300  # characters of a row that is set aside
 
 def run_check(document: Document) -> None:
     """Checks and shows; raises ValueError where prepare would not go on."""
-    from jobs.checking import check
+    from jobs.checking.findings import check
 
     found = check(document)
     show(found)

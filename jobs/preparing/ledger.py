@@ -93,9 +93,17 @@ def reading(before: Ledger, chunks: Sequence[dict[str, Any]]) -> Ledger:
     return found
 
 
-def check_quarantine(ledger: Ledger, document: Document) -> None:
-    """Raises ValueError for no rows, no good rows, or too many wrong ones."""
-    num_read, reasons = ledger["read"], ledger["quarantined"]
+def check_quarantine(
+    chunks: Sequence[dict[str, Any]], document: Document, *, is_first: bool
+) -> None:
+    """Raises ValueError for no rows, no good rows, or too many wrong ones among those read now.
+
+    Not among all that was ever read: a day that is all wrong would not show beside an archive.
+    """
+    found = reading(EMPTY, chunks)
+    num_read, reasons = found["read"], found["quarantined"]
+    if not num_read and not is_first:
+        return
     wrong = sum(num for reason, num in reasons.items() if reason != FORGOTTEN)
     path, most = document.source.path, document.prepare.max_quarantine_share
     said = ", ".join(f"{reason}: {num:,}" for reason, num in list(reasons.items())[:4])

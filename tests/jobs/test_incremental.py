@@ -246,6 +246,23 @@ def test_outcomes_have_a_window_and_the_young_are_no_examples_yet(tmp_path):
     assert max(Prepared.open(made.folder / "prepared").requests["as_of"].to_pylist()) > youngest
 
 
+def test_a_day_that_is_all_wrong_is_refused_and_the_archive_stays(tmp_path):
+    log = tmp_path / "log"
+    write_days(log, range(4))
+    made = document(tmp_path, log)
+    prepare(made)
+    before = content(made)
+    (log / "day=4").mkdir()
+    bad = day(4, num=20).with_columns(action=pl.lit("stare"))
+    bad.write_parquet(log / "day=4" / "events.parquet")
+    with pytest.raises(ValueError, match=r"not one of \d+ rows of .* is good \(unknown action"):
+        prepare(made)
+    assert content(made) == before
+    bad.head(0).write_parquet(log / "day=4" / "events.parquet")  # a day on which nothing came
+    prepare(made)
+    assert content(made) == before
+
+
 def test_two_at_a_time_are_refused(tmp_path):
     log = tmp_path / "log"
     write_days(log, range(4))

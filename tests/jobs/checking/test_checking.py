@@ -14,7 +14,7 @@ import yaml
 
 from configs.load import load
 from jobs import console, prepare
-from jobs.checking import check
+from jobs.checking.findings import check
 from jobs.checking.sampling import sample
 from jobs.checking.showing import verdict
 from jobs.sources import locate
