@@ -60,7 +60,7 @@ def way(trained: Document) -> Way:
 
 
 def test_every_step_leaves_what_the_next_one_reads(way: Way):
-    ledger = way.json("prepared/ledger.json")
+    ledger = way.json("prepared/manifest.json")["ledger"]
     assert min(ledger["requests"].values()) > 50
     assert {p.name for p in way.file("model").iterdir()} == {
         "model.json",
@@ -148,7 +148,10 @@ def test_the_report_says_the_same_in_json_and_markdown(way: Way):
                 if metric == "ndcg@10":
                     assert f"[{low:.4f}, {high:.4f}]" in row[metric]
     assert told["facts"]["model digest"] == way.document.model.digest()
-    assert told["facts"]["requests"] == way.json("prepared/ledger.json")["requests"]["test"]
+    assert (
+        told["facts"]["requests"]
+        == way.json("prepared/manifest.json")["ledger"]["requests"]["test"]
+    )
     assert f"* requests: {told['facts']['requests']}" in text
     assert "![ndcg@10 with 95 % intervals](report.png)" in text
     png = way.file("evaluation/report.png").read_bytes()
