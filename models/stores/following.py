@@ -7,18 +7,15 @@ for events are stored as they were received. A read transaction lasts for one pa
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 import lmdb
 import pyarrow as pa
 
-from models.stores.layout import FORMAT, Databases, Txn, join, part, tombstones_of
-from models.stores.reading import body_of
-from models.stores.rows import to_batch
+from models.stores.layout import FORMAT, Databases, tombstones_of
+from models.stores.reading import late_in, stream_in
 
-_PAGE = 512  # records read in one transaction
 _MAP_SIZE = 1 << 40  # addresses, not bytes: no writer's map is larger, nor made so while we read
 
 
@@ -80,25 +77,11 @@ class LmdbLog:
 
     def stream(self, after: int = 0) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Accepted events in the order of their commits; see `MemoryStore.stream`."""
-        while True:
-            with self._env.begin() as txn:
-                found = self._next(txn, self._databases.stream, join(after))
-                stored = [txn.get(key, b"", db=self._databases.history) for _, key in found]
-            if not found:
-                return
-            (after,) = part(found[-1][0])
-            yield after, to_batch([body_of(value) for value in stored])
+        return stream_in(self._env.begin, self._databases, after)
 
     def late_events(self) -> Iterator[pa.RecordBatch]:
         """All late events; see `MemoryStore.late_events`."""
-        after = b""
-        while True:
-            with self._env.begin() as txn:
-                found = self._next(txn, self._databases.late, after)
-            if not found:
-                return
-            yield to_batch([body for _, body in found])
-            after = found[-1][0]
+        return late_in(self._env.begin, self._databases)
 
     def tombstones(self) -> dict[bytes, int]:
         """All that was forgotten, as hashes; see `MemoryStore.tombstones`."""
@@ -108,11 +91,3 @@ class LmdbLog:
     def close(self) -> None:
         """Lets go of the files."""
         self._env.close()
-
-    @staticmethod
-    def _next(txn: Txn, database: lmdb._Database, after: bytes) -> list[tuple[bytes, bytes]]:
-        """The records of the next page, whose keys come after `after`."""
-        with txn.cursor(database) as cursor:
-            if cursor.set_range(after) and cursor.key() == after:
-                cursor.next()
-            return list(islice(cursor, _PAGE)) if cursor.key() else []

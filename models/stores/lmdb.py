@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 
 import lmdb
@@ -33,9 +32,7 @@ from models.stores.layout import (
     Counters,
     Databases,
     Txn,
-    join,
     number_of,
-    part,
     tombstones_of,
     under,
 )
@@ -48,15 +45,22 @@ from models.stores.protocol import (
     StoreFullError,
     wall_clock,
 )
-from models.stores.reading import body_of, nearest_to, state_of, stored_of
-from models.stores.rows import checked, history_of, to_batch
+from models.stores.reading import (
+    body_of,
+    late_in,
+    nearest_to,
+    page_of,
+    state_of,
+    stored_of,
+    stream_in,
+)
+from models.stores.rows import checked, history_of
 from models.stores.said import rows_of
 from models.stores.snapshot import Snapshot, SnapshotInfo, SnapshotRow, write_snapshot
 from models.stores.tombstones import Tombstones
 from models.stores.writing import Writing
 
 _MAX_READERS = 512  # threads and processes that read at one moment
-_PAGE = 512  # records read in one transaction
 
 
 class LmdbStore:
@@ -177,32 +181,18 @@ class LmdbStore:
 
     def late_events(self) -> Iterator[pa.RecordBatch]:
         """All late events, for the next rebuild."""
-        after = b""
-        while True:
-            with self._begin() as txn:
-                found = self._next(txn, self._databases.late, after)
-            if not found:
-                return
-            yield to_batch([body for _, body in found])
-            after = found[-1][0]
+        return late_in(self._begin, self._databases)
 
     def stream(self, after: int = 0) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Accepted events in the order of their commits; see `MemoryStore.stream`."""
-        while True:
-            with self._begin() as txn:
-                found = self._next(txn, self._databases.stream, join(after))
-                stored = [txn.get(key, b"", db=self._databases.history) for _, key in found]
-            if not found:
-                return
-            (after,) = part(found[-1][0])
-            yield after, to_batch([body_of(value) for value in stored])
+        return stream_in(self._begin, self._databases, after)
 
     def scan(self) -> Iterator[tuple[str, State]]:
         """All users in order of id; each state is whole, users may change between them."""
         after = b""
         while True:
             with self._begin() as txn:
-                found = self._next(txn, self._databases.users, after)
+                found = page_of(txn, self._databases.users, after)
                 states = [state_of(txn, self._databases, number, self._spec) for _, number in found]
             if not found:
                 return
@@ -312,10 +302,3 @@ class LmdbStore:
                 stored = stored_of(txn, self._databases, number)
                 said = rows_of(stored.interactions, stored.bodies)
                 yield SnapshotRow(user.decode(), state, stored.interactions, said)
-
-    def _next(self, txn: Txn, database: lmdb._Database, after: bytes) -> list[tuple[bytes, bytes]]:
-        """The records of the next page, whose keys come after `after`."""
-        with txn.cursor(database) as cursor:
-            if cursor.set_range(after) and cursor.key() == after:
-                cursor.next()
-            return list(islice(cursor, _PAGE)) if cursor.key() else []

@@ -1,19 +1,22 @@
-"""What a read transaction finds of one user: the history, whole or the part near an interest."""
+"""What read transactions find: of one user the history, whole or near an interest; all events."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 
+import lmdb
 import numpy as np
+import pyarrow as pa
 
 from models.events import Interactions
 from models.memory import State, StateSpec
 from models.memory import ring as rings
-from models.stores.layout import Databases, Txn, under
+from models.stores.layout import Databases, Txn, join, part, under
 from models.stores.pending import unpack as unpack_state
-from models.stores.rows import REST, unpack
+from models.stores.rows import REST, to_batch, unpack
 
 _BODY = 8 + REST.itemsize  # the sequence number and the rest stand before the JSON row
 
@@ -84,3 +87,42 @@ def nearest_to(
     known = Stored.of(items).interactions
     more = known[~np.isin(known["event"], last["event"])]
     return rings.canonical(np.concatenate([more, last]))
+
+
+Begin = Callable[[], AbstractContextManager[Txn]]
+"""Begins a read transaction."""
+_PAGE = 512  # records read in one transaction
+
+
+def page_of(txn: Txn, database: lmdb._Database, after: bytes) -> list[tuple[bytes, bytes]]:
+    """The records of the next page, whose keys come after `after`."""
+    with txn.cursor(database) as cursor:
+        if cursor.set_range(after) and cursor.key() == after:
+            cursor.next()
+        return list(islice(cursor, _PAGE)) if cursor.key() else []
+
+
+def late_in(begin: Begin, databases: Databases) -> Iterator[pa.RecordBatch]:
+    """All late events; see `MemoryStore.late_events`."""
+    after = b""
+    while True:
+        with begin() as txn:
+            found = page_of(txn, databases.late, after)
+        if not found:
+            return
+        yield to_batch([body for _, body in found])
+        after = found[-1][0]
+
+
+def stream_in(
+    begin: Begin, databases: Databases, after: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Accepted events in the order of their commits; see `MemoryStore.stream`."""
+    while True:
+        with begin() as txn:
+            found = page_of(txn, databases.stream, join(after))
+            stored = [txn.get(key, b"", db=databases.history) for _, key in found]
+        if not found:
+            return
+        (after,) = part(found[-1][0])
+        yield after, to_batch([body_of(value) for value in stored])
