@@ -5,11 +5,9 @@ Every file is whole or not there. One run at a time writes to a folder.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from jobs.files import whole
+from jobs.files import alone, whole
 from models.events import INTERACTION, SCHEMA, keys64
 from models.keys import keys_of
 from models.stores.following import EventLog
@@ -58,7 +56,7 @@ def collect(logs: Mapping[str, EventLog], folder: Path, *, most_rows: int = 500_
         ValueError: when another run is at work on the folder, or the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with alone(folder / _LOCK, f"another run collects into {folder}; let it end first"):
         _tidy(folder)
         buried = read_tombstones(folder)
         num_events = num_files = num_late = 0
@@ -209,13 +207,3 @@ def _tidy(folder: Path) -> None:
     """Removes what a run that was killed left half-written: there may be people in it."""
     for path in folder.rglob(".*.parquet.*"):
         path.unlink()
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    with (folder / _LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"another run collects into {folder}; let it end first") from error
-        yield

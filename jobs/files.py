@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -87,3 +88,18 @@ def once(path: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         write_json(make(), path)
     found: dict[str, Any] = json.loads(path.read_text())
     return found
+
+
+@contextmanager
+def alone(path: Path, taken: str) -> Iterator[None]:
+    """Holds a lock file as long as the block lasts.
+
+    Raises:
+        ValueError: saying `taken`, when another process holds it.
+    """
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(taken) from error
+        yield

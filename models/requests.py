@@ -222,7 +222,7 @@ class Known:
     """Requests of an earlier build, and up to when what they saw is still what they see."""
 
     requests: pa.Table
-    """In `request_schema`; of users that are in the histories."""
+    """In `request_schema`, at least one; of users that are in the histories."""
     unchanged_until: NDArray[np.int64]
     """`(U,)` for each user when the first of its new rows arrived."""
 
@@ -240,12 +240,9 @@ class Known:
         theirs = np.asarray(ids, np.uint64)
         order = np.argsort(theirs)
         found = np.searchsorted(theirs[order], records["event"])
-        found = np.minimum(found, max(len(order) - 1, 0))
-        row = order[found] if len(order) else np.full(len(first), -1, np.int64)
+        row = order[np.minimum(found, len(order) - 1)]
         as_of = self.requests["as_of"].to_numpy()
-        same = np.zeros(len(first), bool)
-        if len(order):
-            same = (theirs[row] == records["event"]) & (as_of[row] == records["ts"])
+        same = (theirs[row] == records["event"]) & (as_of[row] == records["ts"])
         same &= records["ts"] <= self.unchanged_until[users]
         return np.where(same, row, -1), self.requests["user_features"].combine_chunks()
 

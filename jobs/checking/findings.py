@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 from jobs.checking import advice
 from jobs.checking.advice import Problem
 from jobs.checking.sampling import Part, Sample, sample
+from jobs.preparing.cleaning import mapped_rows
 from jobs.sources import Source, adapter, locate, whole
 from models.columns import REASON, as_text
 from models.items import catalogue_table, first_rows
-from models.mapping import ItemsConfig, SourceConfig, clean, map_rows, sources
+from models.mapping import ItemsConfig, SourceConfig, clean, sources
 from models.requests import SPLITS
 
 if TYPE_CHECKING:
@@ -207,15 +208,11 @@ class _Cleaned:
 
 
 def _cleaned(seen: Sample, document: Document, config: SourceConfig, now_ms: int) -> list[_Cleaned]:
-    adapt = adapter(document.source.adapter)
     done = []
     for part in seen.parts:
         table = part.rows.table
-        mapped = map_rows(
-            adapt(table) if adapt else table,
-            source=config,
-            items=document.items,
-            context=document.requests.context,
+        mapped = mapped_rows(
+            table, source=config, items=document.items, context=document.requests.context
         )
         done.append(_Cleaned(part, mapped, clean(table, mapped, source=config, now_ms=now_ms)))
     return done

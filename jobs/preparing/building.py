@@ -59,16 +59,13 @@ class Users:
         chosen = np.flatnonzero(mask)
         return whole.take(pa.array(expand(ends[chosen], ends[chosen + 1])[1]))
 
-    def requests(self, mask: Bools, columns: Sequence[str] | None = None) -> pa.Table:
+    def requests(self, mask: Bools) -> pa.Table:
         """The requests of some users."""
-        path = file_of(self.folder, "requests", self.part)
+        found = pq.read_table(file_of(self.folder, "requests", self.part))
         if mask.all():
-            return pq.read_table(path, columns=columns)
-        wanted = None if columns is None else list(dict.fromkeys([*columns, "user_id"]))
-        found = pq.read_table(path, columns=wanted)
+            return found
         chosen = self.table["user_id"].filter(pa.array(mask))
-        found = found.filter(pc.is_in(found["user_id"], value_set=chosen))
-        return found if columns is None else found.select(columns)
+        return found.filter(pc.is_in(found["user_id"], value_set=chosen))
 
     def states(self) -> pa.Table:
         """`user_id` and `state` of the live users."""

@@ -82,7 +82,12 @@ class Cleaning:
             ValueError: naming the file, when a column is missing or times have no unit.
         """
         try:
-            mapped = self._mapped(rows.table)
+            mapped = mapped_rows(
+                rows.table,
+                source=self.config,
+                items=self.items,
+                context=self.context if self.has_context else (),
+            )
         except ValueError as error:
             raise ValueError(f"{error} (in {file})") from error
         found = clean(rows.table, mapped, source=self.config, now_ms=self.now_ms)
@@ -100,16 +105,23 @@ class Cleaning:
                 good = good.append_column(CONTEXT + field, pa.nulls(len(good), pa.string()))
         return good, both.cast(QUARANTINE)
 
-    def _mapped(self, raw: pa.Table) -> pa.Table:
-        adapt = adapter(self.config.adapter)
-        adapted = adapt(raw) if adapt is not None else raw
-        if len(adapted) != len(raw):
-            raise ValueError(
-                f"source.adapter: {self.config.adapter} made {len(adapted)} rows of {len(raw)}; "
-                "it must give a row for a row and mark the wrong ones"
-            )
-        context = self.context if self.has_context else ()
-        return map_rows(adapted, source=self.config, items=self.items, context=context)
+
+def mapped_rows(
+    raw: pa.Table, *, source: SourceConfig, items: ItemsConfig, context: Sequence[str]
+) -> pa.Table:
+    """`models.mapping.map_rows` of what the source's adapter makes of the rows, if it has one.
+
+    Raises:
+        ValueError: when the adapter loses or invents rows; as `map_rows` does.
+    """
+    adapt = adapter(source.adapter)
+    adapted = adapt(raw) if adapt is not None else raw
+    if len(adapted) != len(raw):
+        raise ValueError(
+            f"source.adapter: {source.adapter} made {len(adapted)} rows of {len(raw)}; "
+            "it must give a row for a row and mark the wrong ones"
+        )
+    return map_rows(adapted, source=source, items=items, context=context)
 
 
 NO_ITEMS = pa.table({"item_id": pa.array([], pa.string())})

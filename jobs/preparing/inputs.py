@@ -42,6 +42,7 @@ class Inputs:
 
     def cleaning(self, document: Document, planned: Plan) -> dict[str, Cleaning]:
         """What is done with each chunk, by its id."""
+        now_ms = time.time_ns() // 1_000_000
         return {
             chunk.id: Cleaning(
                 source=source,
@@ -52,7 +53,7 @@ class Inputs:
                 has_context=config is document.source,
                 forgotten=self.forgotten,
                 num_parts=planned.num_parts,
-                now_ms=time.time_ns() // 1_000_000,
+                now_ms=now_ms,
             )
             for source, config, chunks in self.logs
             for chunk in chunks

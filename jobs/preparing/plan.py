@@ -7,7 +7,6 @@ it, so a run that was cut off finds what it had done, and another run does not t
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import Document
-from jobs.files import write_json
+from jobs.files import alone, write_json
 from jobs.prepared import FORMAT, digests
 from jobs.sources import Chunk
 from models.config import digest_of
@@ -155,14 +154,11 @@ def working(plan: Plan) -> Iterator[None]:
         ValueError: when another process prepares there.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with (plan.folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"{plan.folder}: another `jobs.prepare` is at work there; wait for it, or give "
-                "this one another `runs` or `name`"
-            ) from error
+    taken = (
+        f"{plan.folder}: another `jobs.prepare` is at work there; wait for it, or give this one "
+        "another `runs` or `name`"
+    )
+    with alone(plan.folder / ".lock", taken):
         _clear(plan, [path.name for path in plan.parents] + [plan.generation])
         yield
 
