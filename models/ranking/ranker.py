@@ -2,25 +2,34 @@
 
 After Naumov et al. (2019): embeddings for fields, a bottom network for numbers, pairwise dot
 products; with low-rank cross layers (Wang et al., DCN V2, 2021), target attention over the recent
-interactions (Zhou et al., DIN, 2018) and tokens for session and user memory.
+interactions (Zhou et al., DIN, 2018) and tokens for session and user memory. All that is read of
+memory passes a gate (`models.ranking.gates`). What depends on the user alone is computed once for
+a request: the encoded interactions, the tokens of session and user, and the products among those.
 
-B requests, C candidates, L interactions, D width, T tokens, W match half-lives, H popularity
-half-lives, O outcome heads.
+B requests, C candidates, L newest interactions, D width, S tokens of the user side, M numbers,
+W match half-lives, H popularity half-lives, O outcome heads.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
-from models.config import DAY_MS, Config
-from models.events import POLARITY
+from models.config import Config, format_duration
 from models.features import FeatureConfig, ItemSide, UserSide
-from models.layers import ItemEncoder, SequenceEncoder, mlp, positive, session_tokens
+from models.layers import ItemEncoder, SequenceEncoder, mlp, positive
+from models.ranking.crosses import LowRankCross, pair_products
+from models.ranking.gates import Gates
+from models.ranking.match import match, match_names
+from models.ranking.positions import PositionTerm
+
+SESSIONS = ("session_now", "session_last", "session_before")
+"""Gates of the sessions: the one going on, the one before, and three before those."""
+NUM_OWN, NUM_SHARED = 3, 2 + len(SESSIONS)
+"""Tokens of a candidate (item, numbers, what it recalls), and of its user."""
+MAX_TABLE_BYTES = 256 << 20
+"""Vectors of a larger catalogue are not kept between requests."""
 
 
 class RankerConfig(Config):
@@ -34,26 +43,24 @@ class RankerConfig(Config):
     hidden: int = Field(96, gt=0)
     listwise_weight: float = Field(0.2, ge=0)
     """Share of a softmax over the candidates of a request, beside the log loss of each."""
-
-
-class LowRankCross(nn.Module):
-    """x0 * (U V x + b) + x: feature crosses at the cost of two thin matrices."""
-
-    def __init__(self, size: int, rank: int) -> None:
-        super().__init__()
-        self.down = nn.Linear(size, rank, bias=False)
-        self.up = nn.Linear(rank, size)
-
-    def forward(self, first: Tensor, x: Tensor) -> Tensor:
-        """`(..., size)` each."""
-        return first * self.up(self.down(x)) + x
+    gate_weight: float = Field(1e-3, ge=0)
+    """What an open gate costs: the more, the more levels and timescales of memory are shut."""
+    propensity_clip: float | None = Field(None, ge=1)
+    """Where the log has propensities, the log loss counts what was shown by 1 / propensity, at most
+    this much. None: all the same."""
 
 
 class MemoryRanker(nn.Module):
     """Logits of every outcome for every candidate of every request."""
 
-    pairs: Tensor
-    """`(2, T (T - 1) / 2)` the pairs of tokens whose dot products are taken."""
+    shared_gates: Tensor
+    """`(S,)` the gate of each token of the user side."""
+    number_gates: Tensor
+    """The gate of each number that is read of memory."""
+
+    follow: Tensor
+    """`()` weight that a slate's order gives to `models.retrieval.successors` beside the target's
+    logit; `models.model.Recommender` adds it."""
 
     def __init__(
         self,
@@ -66,6 +73,7 @@ class MemoryRanker(nn.Module):
     ) -> None:
         super().__init__()
         self.features, self.config = features, config
+        self.register_buffer("follow", torch.zeros(()))
         width, drop = config.width, config.dropout
         self.item = ItemEncoder(items, features, width=width, dropout=drop)
         self.sequence = SequenceEncoder(width=width, heads=config.heads, dropout=drop)
@@ -73,21 +81,32 @@ class MemoryRanker(nn.Module):
         self.long = mlp([num_long, 2 * width, width], drop)
         self.context = nn.Embedding(features.context_buckets, width)
         nn.init.normal_(self.context.weight, std=0.1)
-        num_match = 3 * len(features.match_half_lives) + 4
-        num_numbers = items.numbers.shape[1] + 2 + len(features.popularity_half_lives) + num_match
+        popular = [f"popularity_{format_duration(h)}" for h in features.popularity_half_lives]
+        matched = match_names(features.match_half_lives)
+        self.gate = Gates(dict.fromkeys(["interaction", *SESSIONS, "user", *matched, *popular]))
+        shared = ["user", "context", *SESSIONS]
+        for name, gated in (("shared", shared), ("number", [*popular, "affinity", *matched])):
+            self.register_buffer(name + "_gates", self.gate.places(gated), persistent=False)
+        plain = items.numbers.shape[1] + 1
+        num_numbers = plain + len(self.number_gates)
         self.bottom = mlp([num_numbers, 2 * width, width])
-        num_tokens = 8
-        pairs = num_tokens * (num_tokens - 1) // 2
+        num_tokens = NUM_OWN + NUM_SHARED
         crossed = num_numbers + num_tokens * width
-        upper = torch.triu_indices(num_tokens, num_tokens, 1)
-        self.register_buffer("pairs", upper, persistent=False)
         self.cross = nn.ModuleList(
             LowRankCross(crossed, config.cross_rank) for _ in range(config.num_cross)
         )
+        pairs = num_tokens * (num_tokens - 1) // 2
         self.top = mlp([pairs + crossed, config.hidden, config.hidden, num_heads], drop)
+        self.position = PositionTerm(num_heads)
+        self._table: tuple[object, Tensor] | None = None
 
     def forward(
-        self, user: UserSide, candidates: Tensor, popularity: Tensor, affinity: Tensor
+        self,
+        user: UserSide,
+        candidates: Tensor,
+        popularity: Tensor,
+        affinity: Tensor,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """Logits `(B, C, O)` of candidates.
 
@@ -95,111 +114,90 @@ class MemoryRanker(nn.Module):
             candidates: `(B, C)` places.
             popularity: `(B, C, H)` at each request's moment.
             affinity: `(B, C)` the retriever's score.
+            positions: `(B, C)` where each was shown, below 0 where it was not. They count in
+                training alone: what is served is as if nothing had been shown yet.
         """
-        once = self.user_tokens(user)
-        distinct, where = torch.unique(
-            torch.cat([user.item.flatten(), candidates.flatten()]), return_inverse=True
-        )
-        encoded = self.item(distinct)
-        seen = encoded[where[: user.item.numel()]].view(*user.item.shape, -1)
-        item = encoded[where[user.item.numel() :]].view(*candidates.shape, -1)
-        numbers = self.numbers(user, candidates, popularity, affinity)
-        read = self.attend(seen, item, user)
-        spread = [token[:, None].expand_as(item) for token in (*once, *session_tokens(seen, user))]
-        tokens = torch.stack([item, self.bottom(numbers), read, *spread], 2)
-        first, second = self.pairs.unbind()
-        dots = (tokens @ tokens.transpose(2, 3))[:, :, first, second]
-        flat = torch.cat([numbers, tokens.flatten(2)], 2)
+        gates = self.gate()
+        seen, item = self._encoded(user, candidates)
+        shared = self.user_tokens(user, seen) * gates[self.shared_gates, None]
+        numbers = self.numbers(user, candidates, popularity, affinity, gates[self.number_gates])
+        read = self.attend(seen, item, user) * gates[0]
+        own = torch.stack([item, self.bottom(numbers), read], 2)
+        spread = shared.flatten(1)[:, None].expand(-1, candidates.shape[1], -1)
+        flat = torch.cat([numbers, own.flatten(2), spread], 2)
         crossed = flat
         for layer in self.cross:
             crossed = layer(flat, crossed)
-        return self.top(torch.cat([dots, crossed], 2))
+        logits: Tensor = self.top(torch.cat([pair_products(own, shared), crossed], 2))
+        if positions is None or not self.training:
+            return logits
+        return logits + self.position(positions)
 
-    def user_tokens(self, user: UserSide) -> list[Tensor]:
-        """`(B, D)` each: the user level, and the request's context."""
-        return [self.long(user.long), self.context(user.context).sum(1)]
+    def gates(self) -> dict[str, float]:
+        """How far each gate is open, from 0 to 1."""
+        return dict(zip(self.gate.names, self.gate.values().tolist(), strict=True))
+
+    def user_tokens(self, user: UserSide, seen: Tensor) -> Tensor:
+        """`(B, S, D)`: the user level, the request's context, and the sessions."""
+        known = torch.stack([self.long(user.long), self.context(user.context).sum(1)], 1)
+        spoken, rank = user.sessions & positive(user), user.session
+        parts = torch.stack([rank == 0, rank == 1, (rank > 1) & (rank <= 4)], 1)
+        weights = (parts & spoken[:, None]).to(seen.dtype)
+        means = weights / weights.sum(2, keepdim=True).clamp(min=1) @ seen
+        return torch.cat([known, means], 1)
 
     def attend(self, seen: Tensor, item: Tensor, user: UserSide) -> Tensor:
-        """Target attention: what each candidate `(B, C, D)` recalls of the interactions."""
+        """Target attention: what each candidate `(B, C, D)` recalls of the interactions.
+
+        Zero without any: keys are zero where nothing may be read.
+        """
         keys = self.sequence(seen, user)
-        scores = self.ask(item) @ keys.transpose(1, 2) / math.sqrt(item.shape[-1])
-        weights = torch.softmax(scores.masked_fill(~user.recent[:, None], -1e4), -1)
-        return (weights * user.recent[:, None]) @ keys
+        hidden = torch.zeros_like(user.age_days).masked_fill(~user.recent, -1e4)[:, None]
+        scale = item.shape[-1] ** -0.5
+        scores = torch.baddbmm(hidden, self.ask(item), keys.transpose(1, 2), alpha=scale)
+        return torch.softmax(scores, -1) @ keys
 
     def numbers(
-        self, user: UserSide, candidates: Tensor, popularity: Tensor, affinity: Tensor
+        self,
+        user: UserSide,
+        candidates: Tensor,
+        popularity: Tensor,
+        affinity: Tensor,
+        gates: Tensor,
     ) -> Tensor:
-        """`(B, C, M)` numbers of item and user: age, popularity, retriever's score, their past."""
+        """`(B, C, M)`: of the item alone, and, gated, what popularity and memory say of it."""
         items = self.item.items
         days = user.now_days[:, None] - items.first_seen_days[candidates]
         age = torch.log1p(days.clamp(min=0)).to(popularity.dtype)[..., None] / 4
-        match = self.match(user, candidates)
-        score = affinity[..., None] / 4
-        return torch.cat([items.numbers[candidates], age, popularity, score, match], 2)
-
-    def match(self, user: UserSide, candidates: Tensor) -> Tensor:
-        """`(B, C, 3W + 4)`: decayed counts of the candidate and its category, and when last.
-
-        Exact reads of the ring: what was done with this very item (for it, against it) and with
-        its first category.
-        """
-        liked = user.recent & positive(user)
-        against = user.recent & (torch.from_numpy(POLARITY < 0).to(user.action.device)[user.action])
-        halves = [half_life / DAY_MS for half_life in self.features.match_half_lives]
-        fade = torch.stack([torch.exp2(-user.age_days / half) for half in halves], 2)
-        same = (candidates[:, :, None] == user.item[:, None]) & (candidates > 0)[:, :, None]
-        counts = [
-            same.to(fade.dtype) @ (fade * liked[..., None]),
-            same.to(fade.dtype) @ (fade * against[..., None]),
-        ]
-        kin = self._kin(user, candidates)
-        counts.append(kin.to(fade.dtype) @ (fade * liked[..., None]))
-        last = self._last(user, same, user.recent & positive(user))
-        before = user.sessions & positive(user)
-        latest = [
-            (same & (before & (user.session == rank))[:, None]).any(2).to(fade.dtype)
-            for rank in (0, 1)
-        ]
-        ever = (same & liked[:, None]).any(2).to(fade.dtype)
-        return torch.cat(
-            [torch.log1p(torch.cat(counts, 2)), torch.stack([last, ever, *latest], 2)], 2
+        found = match(
+            user,
+            candidates,
+            categories=items.categories,
+            half_lives=self.features.match_half_lives,
         )
+        remembered = torch.cat([popularity, affinity[..., None] / 4, found], 2)
+        return torch.cat([items.numbers[candidates], age, remembered * gates], 2)
 
-    def _kin(self, user: UserSide, candidates: Tensor) -> Tensor:
-        """`(B, C, L)` whether an interaction was with an item of the candidate's category."""
-        categories = self.item.items.categories
-        if not categories.shape[1]:
-            return torch.zeros(*candidates.shape, user.item.shape[1], dtype=torch.bool)
-        mine, theirs = categories[candidates, 0], categories[user.item, 0]
-        return (mine[:, :, None] == theirs[:, None]) & (mine > 0)[:, :, None]
+    def _encoded(self, user: UserSide, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, L, D)` and `(B, C, D)`: item vectors of interactions and candidates."""
+        if not self.training and (table := self._vectors()) is not None:
+            return table[user.item], table[candidates]
+        both = self.item.spread(torch.cat([user.item.flatten(), candidates.flatten()]))
+        num = user.item.numel()
+        return both[:num].view(*user.item.shape, -1), both[num:].view(*candidates.shape, -1)
 
-    @staticmethod
-    def _last(user: UserSide, same: Tensor, liked: Tensor) -> Tensor:
-        """`(B, C)` how recent the last positive interaction with the item is: 1 now, 0 never."""
-        fade = 1 / (1 + torch.log1p(user.age_days)) * liked
-        return (same * fade[:, None]).amax(2)
+    def _vectors(self) -> Tensor | None:
+        """`(I, D)` the vectors of all items, made once for the weights as they are.
 
-
-def ranking_loss(
-    logits: Tensor, labels: Tensor, real: Tensor, *, kept: Tensor, listwise_weight: float
-) -> Tensor:
-    """Log loss of each candidate and head, plus a softmax over each request's candidates.
-
-    Args:
-        logits: `(B, C, O)`.
-        labels: `(B, C, O)` 0 or 1.
-        real: `(B, C)` bool, false where a list of candidates is padded.
-        kept: `(B,)` share of the negatives that were kept for training. Fewer negatives raise the
-            odds by 1 / kept; the log loss takes that back, so that logits are those of the whole.
-    """
-    seen = logits - torch.log(kept)[:, None, None]
-    each = functional.binary_cross_entropy_with_logits(seen, labels, reduction="none")
-    weight = real[..., None].expand_as(each)
-    loss = (each * weight).sum() / weight.sum().clamp(min=1)
-    if not listwise_weight:
-        return loss
-    scores = torch.log_softmax(logits.masked_fill(~weight, -1e4), 1)
-    hits = labels * weight
-    total = hits.sum(1)
-    lists = -(scores * hits).sum(1) / total.clamp(min=1)
-    return loss + listwise_weight * lists[total > 0].mean() if (total > 0).any() else loss
+        None where gradients may be asked for, or where the table would be too large.
+        """
+        weights = list(self.item.parameters())
+        num = len(self.item.items.categories)
+        if torch.is_grad_enabled() or 4 * num * self.config.width > MAX_TABLE_BYTES:
+            return None
+        # A step or a load writes in place, which torch counts; a move changes the address.
+        made_of = [(weight.data_ptr(), weight._version) for weight in weights]
+        if self._table is None or self._table[0] != made_of:
+            places = torch.arange(num, device=weights[0].device)
+            self._table = made_of, self.item(places)
+        return self._table[1]

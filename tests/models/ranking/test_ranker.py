@@ -10,7 +10,9 @@ from torch import nn
 from models.config import DAY_MS
 from models.events import POLARITY
 from models.model import build
-from models.ranking.ranker import LowRankCross, MemoryRanker
+from models.ranking.crosses import LowRankCross, pair_products
+from models.ranking.match import match
+from models.ranking.ranker import MemoryRanker
 from tests.models.small import CATALOGUE, MODEL, nobody, random_side, rows_of
 
 NUM_USERS, NUM_CANDIDATES = 5, 6
@@ -80,19 +82,30 @@ def test_all_that_is_said_of_a_candidate_counts_for_it_alone(number):
 
 
 @pytest.mark.parametrize(
-    "name", ["item", "action", "age_days", "session", "long", "context", "now_days"]
+    "name",
+    [
+        "item",
+        "action",
+        "age_days",
+        "session",
+        "life_item",
+        "life_days",
+        "long",
+        "context",
+        "now_days",
+    ],
 )
 def test_everything_that_a_request_knows_counts(name):
     changed = getattr(USER, name).roll(1, 0)
-    if name == "now_days":
-        changed = USER.now_days - 30
+    if name in ("now_days", "life_days"):
+        changed = getattr(USER, name) + 30
     found = (logits(replace(USER, **{name: changed})) - logits()).abs().amax((1, 2))
-    assert found[1] > 1e-4
+    assert found[1:].max() > 1e-4
 
 
 @pytest.mark.parametrize(
     ("level", "names"),
-    [(0, ("recent",)), (1, ("sessions",)), (2, ("long",))],
+    [(0, ("recent",)), (1, ("sessions",)), (2, ("life_item", "long"))],
 )
 def test_each_level_of_memory_counts(level, names):
     levels = torch.ones(NUM_USERS, 3, dtype=torch.bool)
@@ -118,6 +131,11 @@ def test_no_memory_is_no_nan_in_either_direction():
     assert torch.isfinite(logits(user, [each[:2] for each in GIVEN])).all()
 
 
+def matched(user, places):
+    categories = NET.item.items.categories
+    return match(user, places, categories=categories, half_lives=MODEL.features.match_half_lives)
+
+
 def slow_match(user, row, place):
     """The match features of one candidate, interaction by interaction."""
     halves = [half / DAY_MS for half in MODEL.features.match_half_lives]
@@ -139,12 +157,44 @@ def slow_match(user, row, place):
         for half in halves
     ]
     last = max((1 / (1 + np.log1p(age)) for age in liked), default=0.0)
-    return [*counts, last, float(bool(liked)), float(0 in ranks), float(1 in ranks)]
+    recent = [last, float(bool(liked)), float(0 in ranks), float(1 in ranks)]
+    return [*counts, *recent, *slow_lifelong(user, row, place)]
+
+
+def slow_lifelong(user, row, place):
+    """The four lifelong counts of one candidate."""
+    kinds, longest = CATALOGUE.categories[:, 0], max(MODEL.features.match_half_lives) / DAY_MS
+    own, kin = [], []
+    for item, age in zip(user.life_item[row].tolist(), user.life_days[row].tolist(), strict=True):
+        if item == place:
+            own.append(age)
+        if item and kinds[item] == kinds[place]:
+            kin.append(age)
+    return [
+        np.log1p(count)
+        for ages in (own, kin)
+        for count in (len(ages), sum(2 ** (-age / longest) for age in ages))
+    ]
+
+
+def test_the_lifelong_read_is_of_the_whole_ring_and_of_the_user_level():
+    whole = random_side(40)
+    short = replace(whole, **{name: getattr(whole, name)[:, -3:] for name in BY_INTERACTION})
+    places = torch.arange(1, 9).expand(40, -1)
+    assert (matched(whole, places)[..., :-4] != matched(short, places)[..., :-4]).any()
+    assert torch.equal(matched(whole, places)[..., -4:], matched(short, places)[..., -4:])
+    for level, read in enumerate((True, True, False)):
+        levels = torch.ones(40, 3, dtype=torch.bool)
+        levels[:, level] = False
+        assert matched(whole.keep(levels), places)[..., -4:].any() == read
+
+
+BY_INTERACTION = ("item", "action", "age_days", "session", "recent", "sessions")
 
 
 def test_match_features_are_what_a_loop_counts():
     user, places = random_side(40), torch.arange(1, 9).expand(40, -1)
-    found = NET.match(user, places)
+    found = matched(user, places)
     for row in range(40):
         for number, place in enumerate(range(1, 9)):
             expected = slow_match(user, row, place)
@@ -154,7 +204,7 @@ def test_match_features_are_what_a_loop_counts():
 
 def test_the_unknown_item_matches_nothing():
     unknown = torch.zeros(NUM_USERS, 1, dtype=torch.long)
-    assert not NET.match(USER, unknown).any()
+    assert not matched(USER, unknown).any()
 
 
 def test_cross_layers_are_low_rank_products_with_the_first_input():
@@ -162,3 +212,26 @@ def test_cross_layers_are_low_rank_products_with_the_first_input():
     first, x = torch.randn(3, 4), torch.randn(3, 4)
     matrix = layer.up.weight @ layer.down.weight
     close(layer(first, x), first * (x @ matrix.T + layer.up.bias) + x)
+
+
+def test_products_of_pairs_are_those_of_all_tokens_put_together():
+    own, shared = torch.randn(2, 5, 3, 4), torch.randn(2, 2, 4)
+    tokens = torch.cat([own, shared[:, None].expand(-1, 5, -1, -1)], 2)
+    whole = tokens @ tokens.transpose(2, 3)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    pairs += [(one, user) for one in range(3) for user in (3, 4)] + [(3, 4)]
+    expected = torch.stack([whole[:, :, one, other] for one, other in pairs], 2)
+    close(pair_products(own, shared), expected)
+
+
+@torch.no_grad()
+def test_vectors_kept_between_requests_are_made_anew_with_the_weights():
+    net = ranker(seed=3)
+    first = net(USER, *GIVEN)
+    net.load_state_dict(ranker(seed=4).state_dict())
+    close(net(USER, *GIVEN), ranker(seed=4)(USER, *GIVEN))
+    assert (net(USER, *GIVEN) - first).abs().max() > 1e-3
+    nn.init.normal_(net.item.id.weight)
+    kept = net(USER, *GIVEN)
+    with torch.enable_grad():
+        close(net(USER, *GIVEN).detach(), kept)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from models.ranking.ranker import ranking_loss
+from models.ranking.loss import ranking_loss
 from models.training import thin
 
 DRAW = torch.Generator().manual_seed(0)
@@ -61,7 +61,8 @@ def test_a_bias_trained_on_thinned_lists_recovers_the_rate_of_the_whole():
     rng = np.random.default_rng(0)
     labels = torch.from_numpy(rng.random((400, 100)) < 0.05).float()
     real = torch.ones(400, 100, dtype=torch.bool)
-    chosen, kept = thin(real, labels > 0, 20, rng)
+    draw = torch.from_numpy(rng.random((400, 100)))
+    chosen, kept = thin(real, labels > 0, 20, draw=draw)
     kept_labels = labels.gather(1, chosen)[..., None]
     assert kept_labels.mean() > 4 * labels.mean()
     bias = torch.zeros((), requires_grad=True)
