@@ -1,4 +1,4 @@
-"""Readings of memory to compare: in full, by level, none, and another user's.
+"""Readings of memory to compare: in full, by level, none, another user's, and as it was days ago.
 
 A gain that another user's memory also brings is no gain of memory: that is the placebo.
 """
@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from models.config import format_duration, parse_duration
 from models.evaluation import Reading
 from models.examples import Examples, Ints
 from models.features import LEVELS, UserSide
@@ -26,6 +27,12 @@ READINGS: dict[str, tuple[bool, bool, bool]] = {
     "all": (True, True, True),
 }
 """Name to which of `LEVELS` may be read. The placebo reads all, of somebody else."""
+_STALE = " old"
+
+
+def stale(age_ms: int) -> str:
+    """The name of the reading of a memory as it was so long before each request."""
+    return f"{format_duration(age_ms)}{_STALE}"
 
 
 def reading(examples: Examples, name: str, *, rows: Ints, memory: MemorySpec) -> Reading:
@@ -36,6 +43,8 @@ def reading(examples: Examples, name: str, *, rows: Ints, memory: MemorySpec) ->
     """
     if name == PLACEBO:
         return _placebo(examples, rows, memory)
+    if name.endswith(_STALE):
+        return _stale(examples, rows, memory, int(str(parse_duration(name.removesuffix(_STALE)))))
     if name not in READINGS:
         raise ValueError(f"no reading {name!r}; there are {', '.join([*READINGS, PLACEBO])}")
     return partial(_levels, examples, READINGS[name])
@@ -74,16 +83,38 @@ def partners(examples: Examples, rows: Ints) -> Ints:
 
 
 def _placebo(examples: Examples, rows: Ints, memory: MemorySpec) -> Reading:
-    other = partners(examples, rows)
+    return _another(
+        examples,
+        rows,
+        memory,
+        users=partners(examples, rows),
+        until=examples.requests.as_of_ms[rows],
+    )
+
+
+def _stale(examples: Examples, rows: Ints, memory: MemorySpec, age_ms: int) -> Reading:
+    """What had arrived by `age_ms` before each request, read at the request.
+
+    The present session, if it is younger, is not in it.
+    """
     requests = examples.requests
-    read_as = views(examples.histories, other, requests.as_of_ms[rows], spec=memory)
-    width = requests.long.shape[1]
+    until = requests.as_of_ms[rows] - age_ms
+    return _another(examples, rows, memory, users=requests.user[rows], until=until)
+
+
+def _another(
+    examples: Examples, rows: Ints, memory: MemorySpec, *, users: Ints, until: Ints
+) -> Reading:
+    """The memory of other users `(R,)`, or of other moments `(R,)`, at the requests' moments."""
+    now = examples.requests.as_of_ms[rows]
+    read_as = views(examples.histories, users, until, spec=memory, now_ms=now)
+    width = examples.requests.long.shape[1]
     long = np.concatenate([np.zeros((0, width), np.float32), *map(user_features, read_as)])
     place_of = {int(row): place for place, row in enumerate(rows)}
 
     def read(part: Ints) -> UserSide:
         places = np.asarray([place_of[int(row)] for row in part])
-        side = examples.user_side(part, memory_of=other[places])
+        side = examples.user_side(part, memory_of=users[places], known_at=until[places])
         return replace(side, long=torch.from_numpy(long[places]))
 
     return read

@@ -35,6 +35,8 @@ class Scored:
     """`(R, C)`, 0 for none."""
     logits: NDArray[np.float32]
     """`(R, C, O)`, not calibrated."""
+    followed: NDArray[np.float32]
+    """`(R, C)` how much each follows what the user did; it is part of the logits."""
     labels: NDArray[np.float32]
     """`(R, C, O)`."""
 
@@ -101,12 +103,42 @@ def list_metrics(top: Ints, wanted: retrieval.Positives) -> dict[str, Floats]:
 
 
 def nearest(retriever: Retriever, examples: Examples, rows: Ints, count: int) -> Ints:
-    """`(R, K)` the two towers' own full ranking, without the other sources."""
+    """`(R, K)` the retriever's own full ranking, without the other sources.
+
+    Where `candidates.drop_seen` is on, without all that the user met before the request.
+    """
+
+    def scores(user: UserSide) -> Tensor:
+        return retriever.worth(retriever.affinity(user), retriever.followed(user))
+
+    return _ranked(scores, retriever, examples, rows, count)
+
+
+def following(retriever: Retriever, examples: Examples, rows: Ints, count: int) -> Ints:
+    """`(R, K)` the same by what follows what alone; places that follow nothing are left out."""
+
+    def scores(user: UserSide) -> Tensor:
+        followed = retriever.followed(user)
+        return followed.masked_fill(followed == 0, float("-inf"))
+
+    return _ranked(scores, retriever, examples, rows, count)
+
+
+def _ranked(
+    scores: Callable[[UserSide], Tensor],
+    retriever: Retriever,
+    examples: Examples,
+    rows: Ints,
+    count: int,
+) -> Ints:
     tops = []
     for part in batches(rows):
         user = examples.user_side(part)
-        known = retriever.known(user.now_days)
-        tops.append(best(retriever.affinity(user), count, known=known)[0])
+        known, found = retriever.known(user.now_days), scores(user)
+        unseen = retriever.unseen(examples.seen(part))
+        if unseen is not None:
+            found = found.masked_fill(~unseen, float("-inf"))
+        tops.append(best(found, count, known=known)[0])
     return torch.cat(tops).numpy()
 
 
@@ -129,23 +161,26 @@ def scored(
         candidates: `(R, C)` to rank instead of what retrieval finds.
     """
     read = reading or examples.user_side
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, ...]] = []
     for number, part in enumerate(batches(rows)):
         user = read(part)
         if candidates is None:
-            found = recommender.retriever.recommend(user)
+            found = recommender.retriever.recommend(user, seen=examples.seen(part))
         else:
             given = torch.from_numpy(candidates[number * BATCH : number * BATCH + len(part)])
             found = recommender.retriever.given(user, given)
         labels = examples.labels(part, found.places, len(recommender.heads))
-        parts.append((found.places, recommender.logits(user, found), labels))
+        parts.append((found.places, recommender.logits(user, found), found.followed, labels))
     columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
-    return Scored(places=columns[0], logits=columns[1], labels=columns[2])
+    return Scored(*columns)
 
 
 def candidates(recommender: Recommender, examples: Examples, rows: Ints) -> Ints:
     """`(R, C)` what retrieval finds for each request with all of its memory."""
-    found = [recommender.retriever.recommend(examples.user_side(part)) for part in batches(rows)]
+    found = [
+        recommender.retriever.recommend(examples.user_side(part), seen=examples.seen(part))
+        for part in batches(rows)
+    ]
     return torch.cat([part.places for part in found]).numpy()
 
 
@@ -159,6 +194,23 @@ def slates(found: Scored, target: int) -> Ints:
     """`(R, C)` places in the ranker's order for one head."""
     scores, places = torch.from_numpy(found.logits[..., target]), torch.from_numpy(found.places)
     return places.gather(1, order(scores, places)).numpy()
+
+
+def trained_counts(examples: Examples, until_ms: int) -> Ints:
+    """`(I,)` how often each place occurs among the events that train.
+
+    Args:
+        until_ms: when training ended, where the split is one by time.
+    """
+    arrived = examples.histories.arrived
+    trains = arrived < until_ms if examples.trains is None else examples.trains
+    return np.bincount(examples.places[trains], minlength=len(examples.catalogue))
+
+
+def kinds(examples: Examples) -> NDArray[np.float32] | None:
+    """`(I, D)` a one for each place's first category; None where the catalogue has none."""
+    codes = examples.catalogue.categories
+    return None if not codes.shape[1] else np.eye(codes[:, 0].max() + 1, dtype="f4")[codes[:, 0]]
 
 
 def ranking_metrics(found: Scored, recommender: Recommender, head: int) -> dict[str, float]:

@@ -1,12 +1,14 @@
-"""What an evaluation found: methods beside one another, with intervals, as JSON, Markdown, plot."""
+"""What an evaluation found: methods beside one another, with intervals.
+
+`models.reporting` tells it as Markdown, as a page and in plots.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +18,13 @@ from models.config import DAY_MS, Config, Duration
 from models.metrics.bootstrap import Interval, by_user, paired_difference
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 HEADLINE = "ndcg@10"
+Trait = Literal["activity", "gap", "tenure", "new_items"]
 
 
 class EvaluateConfig(Config):
-    """How sure to be, on how many requests, and the knobs of the baselines."""
+    """How sure to be, on how many requests, beside what, and the knobs of the baselines."""
 
     num_samples: int = Field(1000, gt=0)
     """Bootstrap samples of users."""
@@ -30,9 +34,19 @@ class EvaluateConfig(Config):
     popularity_window: Duration = Field(7 * DAY_MS, gt=0)
     """How far back the baseline of recent popularity counts."""
     item_to_item_half_life: Duration = Field(30 * DAY_MS, gt=0)
-    drop_seen: bool = False
-    """Popularity and item to item leave out what the user met before, liked or not: the stronger
-    baselines where nobody takes the same thing twice."""
+    als_factors: int = Field(64, gt=0)
+    drop_seen: bool | None = None
+    """Popularity, item to item and ALS leave out what the user met before, liked or not: the
+    stronger baselines where nobody takes the same thing twice. None: as `candidates.drop_seen`."""
+    beside: dict[str, str] = Field(default_factory=dict)
+    """Name to the folder (`runs/other`) or document of another run, trained on the same requests:
+    its retriever's full ranking stands in the same table."""
+    seeds: tuple[str, ...] = ()
+    """Folders of runs that differ from this one in `train.seed` alone, evaluated before: the report
+    gives the mean and the spread of all of them."""
+    slices: tuple[Trait, ...] = ("activity", "gap", "tenure", "new_items")
+    staleness: tuple[Duration, ...] = (DAY_MS, 3 * DAY_MS, 7 * DAY_MS, 14 * DAY_MS)
+    """How old a memory is tried. Not where users are left one out: there is no common time."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +57,25 @@ class Method:
     lists: dict[str, Floats]
     """Metric to `(R,)` values, a request each."""
     ranking: dict[str, float] = field(default_factory=dict)
-    """Figures of candidate lists as a whole."""
+    """Figures of all requests together."""
+    beyond: dict[str, Floats] = field(default_factory=dict)
+    """As `lists`, of what accuracy does not say."""
+    coverage: float = float("nan")
+    """Share of the catalogue that is in somebody's first ten."""
+
+    def renamed(self, name: str) -> Method:
+        """The same figures in another table."""
+        return Method(name, self.lists, self.ranking, self.beyond, self.coverage)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of text, for any way of telling it; the first column is a name."""
+
+    title: str
+    note: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -60,11 +92,56 @@ class Compared:
     differences: tuple[Interval, ...]
     """Method less reference, by paired bootstrap."""
     ranking: tuple[dict[str, float], ...]
+    headline: str = HEADLINE
+    """The metric that is told with its interval."""
 
     def row(self, name: str) -> dict[str, float]:
         """Means of one method by metric."""
         interval = self.intervals[self.names.index(name)]
         return dict(zip(self.metrics, interval.mean.tolist(), strict=True))
+
+    def rows(self) -> list[dict[str, str | float]]:
+        """A row of plain values a method, all with the same keys: for trackers and data frames."""
+        place = self.metrics.index(self.headline)
+        return [
+            {
+                "method": name,
+                **self.row(name),
+                f"{self.headline} low": float(own.low[place]),
+                f"{self.headline} high": float(own.high[place]),
+                f"{self.headline} less {self.reference}": float(away.mean[place]),
+                f"{self.headline} less {self.reference} low": float(away.low[place]),
+                f"{self.headline} less {self.reference} high": float(away.high[place]),
+                **{f"ranking {key}": value for key, value in figures.items()},
+            }
+            for name, own, away, figures in zip(
+                self.names, self.intervals, self.differences, self.ranking, strict=True
+            )
+        ]
+
+    def grid(self) -> Grid:
+        """As text; the headline metric with its interval and difference."""
+        place, ranking = self.metrics.index(self.headline), list(self.ranking[0])
+        told = [f"ranking {key}" if key in _OF_RANKING else key for key in ranking]
+        rows = []
+        for name, interval, gap, figures in zip(
+            self.names, self.intervals, self.differences, self.ranking, strict=True
+        ):
+            means = [f"{mean:.4f}" for mean in interval.mean]
+            means[place] = span(interval, place)
+            shown = "" if name == self.reference else span(gap, place, sign="+")
+            rows.append((name, *means, shown, *(f"{figures[k]:.4f}" for k in ranking)))
+        away = f"{self.headline} less {self.reference}"
+        return Grid(self.title, self.note, ("method", *self.metrics, away, *told), rows=tuple(rows))
+
+
+_OF_RANKING = ("auc", "gauc", "ndcg@10", "log_loss", "log_loss_of_rate", "calibration_error")
+
+
+def span(interval: Interval, place: int, *, sign: str = "") -> str:
+    """One metric's mean and interval: `.1234 [.1200, .1270]`."""
+    ends = f"[{interval.low[place]:{sign}.4f}, {interval.high[place]:{sign}.4f}]"
+    return f"{interval.mean[place]:{sign}.4f} {ends}"
 
 
 def compare(
@@ -75,6 +152,7 @@ def compare(
     users: NDArray[np.int64],
     reference: str,
     config: EvaluateConfig,
+    headline: str = HEADLINE,
 ) -> Compared:
     """Means with intervals by a bootstrap over users `(R,)`, and paired differences.
 
@@ -94,11 +172,39 @@ def compare(
         reference=reference,
         differences=tuple(paired_difference(m, base, users, **options) for m in matrices.values()),
         ranking=tuple(m.ranking for m in methods),
+        headline=headline,
     )
 
 
-def as_json(tables: Sequence[Compared], facts: dict[str, Any]) -> str:
-    """Everything, for programs."""
+def beyond_accuracy(
+    methods: Sequence[Method],
+    *,
+    users: NDArray[np.int64],
+    reference: str,
+    config: EvaluateConfig,
+) -> Compared:
+    """Novelty, diversity and coverage of the methods' first ten."""
+    return compare(
+        "Beyond accuracy",
+        "Of the first ten: novelty is the mean of -log2 of an item's share of the training events; "
+        "diversity the mean distance of two of them (another category, or one less the cosine of "
+        "the retriever's vectors); coverage the share of the catalogue in anybody's first ten.",
+        [Method(m.name, m.beyond, {"coverage@10": m.coverage}) for m in methods],
+        users=users,
+        reference=reference,
+        config=config,
+        headline=next(iter(methods[0].beyond)),
+    )
+
+
+def as_json(
+    tables: Sequence[Compared], facts: Mapping[str, Any], grids: Sequence[Grid] = ()
+) -> str:
+    """Everything, for programs.
+
+    Args:
+        grids: tables of text that are told as they are.
+    """
 
     def told(interval: Interval, metrics: tuple[str, ...]) -> dict[str, list[float]]:
         ends = np.stack([interval.mean, interval.low, interval.high], axis=1)
@@ -119,71 +225,5 @@ def as_json(tables: Sequence[Compared], facts: dict[str, Any]) -> str:
         }
         for table in tables
     ]
-    return json.dumps({"facts": facts, "tables": found}, indent=1) + "\n"
-
-
-def as_markdown(tables: Sequence[Compared], facts: dict[str, Any], plot: str) -> str:
-    """Everything, for people."""
-    lines = [f"# Evaluation of {facts['name']}", ""]
-    lines += [f"* {key}: {value}" for key, value in facts.items() if key != "name"]
-    lines += ["", f"![{HEADLINE} with 95 % intervals]({plot})", ""]
-    for table in tables:
-        lines += [f"## {table.title}", "", table.note, "", *_grid(table), ""]
-    return "\n".join(lines)
-
-
-def _grid(table: Compared) -> list[str]:
-    """Rows of a Markdown table; the headline metric with its interval and difference."""
-    ranking = list(table.ranking[0])
-    head = [
-        "method",
-        *table.metrics,
-        f"{HEADLINE} less {table.reference}",
-        *(f"ranking {name}" for name in ranking),
-    ]
-    place = table.metrics.index(HEADLINE)
-    rows = []
-    for name, interval, gap, figures in zip(
-        table.names, table.intervals, table.differences, table.ranking, strict=True
-    ):
-        means = [f"{mean:.4f}" for mean in interval.mean]
-        means[place] += f" [{interval.low[place]:.4f}, {interval.high[place]:.4f}]"
-        away = f"{gap.mean[place]:+.4f} [{gap.low[place]:+.4f}, {gap.high[place]:+.4f}]"
-        shown = "" if name == table.reference else away
-        rows.append([name, *means, shown, *(f"{figures[k]:.4f}" for k in ranking)])
-    return [
-        _line(head),
-        _line(["---", *["---:"] * (len(head) - 1)]),
-        *(_line(row) for row in rows),
-    ]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def draw(tables: Sequence[Compared], path: Path) -> None:
-    """The headline metric of every method in every table, with intervals, as PNG."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(
-        1, len(tables), figsize=(6 * len(tables), 3.6), squeeze=False, layout="constrained"
-    )
-    for axis, table in zip(axes[0], tables, strict=True):
-        place = table.metrics.index(HEADLINE)
-        means = np.array([i.mean[place] for i in table.intervals])
-        low = np.array([i.low[place] for i in table.intervals])
-        high = np.array([i.high[place] for i in table.intervals])
-        rows = np.arange(len(means))[::-1]
-        colours = ["#1f6f8b" if n == table.reference else "#9fb8c0" for n in table.names]
-        axis.barh(rows, means, color=colours)
-        axis.errorbar(means, rows, xerr=[means - low, high - means], fmt="none", ecolor="black")
-        axis.set_yticks(rows, table.names)
-        axis.set_xlabel(f"{HEADLINE}, 95 % interval by user bootstrap")
-        axis.set_title(table.title, loc="left")
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    texts = [{"title": g.title, "head": g.head, "rows": g.rows} for g in grids]
+    return json.dumps({"facts": facts, "tables": found, "grids": texts}, indent=1) + "\n"

@@ -22,6 +22,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from models.config import Config, Duration
 from models.events import ACTIONS
 from models.groups import Groups, Lists, by_event, by_request, by_session, outcomes, slates
+from models.leave_one_out import splits as left_out
 from models.mapping import CONTEXT
 from models.memory import Histories, MemorySpec, user_feature_names, user_features, views
 
@@ -49,8 +50,13 @@ class RequestConfig(Config):
     """Actions along the funnel; the ranker has a head for each."""
     target: str
     """The label that makes an item a retrieval positive; by default the last."""
-    validate_from: UtcTime
-    test_from: UtcTime
+    split: Literal["time", "leave_one_out"] = "time"
+    """`time`: requests train until `validate_from`, and test from `test_from` on.
+    `leave_one_out`: of each user the last event with the target label tests, the one before it
+    validates, the earlier ones train; what the papers on sequences measure. Only with `per: event`.
+    All items are known at all moments then, and item memory is that of the training events."""
+    validate_from: UtcTime | None = None
+    test_from: UtcTime | None = None
     warmup: UtcTime | None = None
     """No requests before this moment: histories are still empty."""
     outcome_window: Duration | None = Field(None, gt=0)
@@ -78,26 +84,44 @@ class RequestConfig(Config):
         return labels
 
     @model_validator(mode="after")
-    def _ordered(self) -> RequestConfig:
+    def _fits_together(self) -> RequestConfig:
         if self.target not in self.labels:
             raise ValueError(f"target {self.target!r} is not among the labels {self.labels}")
+        if self.split == "leave_one_out":
+            self._check_leave_one_out()
+            return self
+        if self.validate_from is None or self.test_from is None:
+            raise ValueError("validate_from and test_from are needed, or split: leave_one_out")
         begin = self.warmup or datetime.min.replace(tzinfo=UTC)
         if not begin < self.validate_from < self.test_from:
             raise ValueError("the order in time must be warmup, validate_from, test_from")
         return self
 
+    def _check_leave_one_out(self) -> None:
+        if self.per != "event":
+            raise ValueError(f"split: leave_one_out needs per: event, not per: {self.per}")
+        times = ("validate_from", "test_from", "warmup", "outcome_window")
+        given = [name for name in times if getattr(self, name) is not None]
+        if given:
+            raise ValueError(
+                f"split: leave_one_out knows no common time: leave out {', '.join(given)}"
+            )
+
+    @property
+    def _edges(self) -> list[int]:
+        """When validation and test begin; never, where the split is not by time."""
+        return [_NEVER if t is None else _ms(t) for t in (self.validate_from, self.test_from)]
+
     def split_of(self, as_of_ms: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The place in `SPLITS` of each moment; any shape."""
-        edges = [_ms(self.validate_from), _ms(self.test_from)]
-        return np.searchsorted(edges, as_of_ms, side="right")
+        """The place in `SPLITS` of each moment; any shape. Of a split by time."""
+        return np.searchsorted(self._edges, as_of_ms, side="right")
 
     def known_until(self, as_of_ms: NDArray[np.int64]) -> NDArray[np.int64]:
         """When the outcomes of requests are told: what arrives later counts for none of them.
 
         That is where a request's split ends, or its window if that is sooner.
         """
-        ends = np.asarray([_ms(self.validate_from), _ms(self.test_from), _NEVER])
-        until = ends[self.split_of(as_of_ms)]
+        until = np.asarray([*self._edges, _NEVER])[self.split_of(as_of_ms)]
         return (
             until
             if self.outcome_window is None
@@ -158,6 +182,9 @@ def request_table(
     until = np.append(np.where(early, 0, config.known_until(as_of)), 0)
     told = (bits > 0) & (records["item"] != 0) & (histories.arrived < until[groups.of])
     rows = np.flatnonzero(told)
+    split = None
+    if config.split == "leave_one_out":
+        rows, split = _left_out(histories, rows, bits[rows] & target_bit(config) > 0)
     found, labels = outcomes(groups, rows, records, bits[rows])
     asked, slate = found.group, None
     if config.per == "request":
@@ -165,8 +192,8 @@ def request_table(
         asked = np.union1d(asked, slate.group)
         found, slate = found.aligned(asked), slate.aligned(asked)
     first, as_of = groups.first[asked], as_of[asked]
-    split = config.split_of(as_of)
-    users = np.searchsorted(histories.offsets, first, side="right") - 1
+    split = config.split_of(as_of) if split is None else split
+    users = _owners(histories, first)
     made: dict[str, pa.Array | pa.ChunkedArray] = {
         "request_id": pa.array([f"{key:016x}" for key in records["event"][first].tolist()]),
         "user_id": histories.users.take(pa.array(users)),
@@ -184,6 +211,23 @@ def request_table(
     made["user_features"] = _features(histories, users, first, memory, known)
     schema = request_schema(config, memory)
     return pa.table([made[name] for name in schema.names], schema.names).cast(schema)
+
+
+def target_bit(config: RequestConfig) -> int:
+    """The bit of the target among the labels of an outcome."""
+    return 1 << config.labels.index(config.target)
+
+
+def _left_out(
+    histories: Histories, rows: NDArray[np.int64], target: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Those of the events `rows` that are in a split, and in which; each is a request."""
+    found = left_out(_owners(histories, rows), target)
+    return rows[found >= 0], found[found >= 0]
+
+
+def _owners(histories: Histories, events: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.searchsorted(histories.offsets, events, side="right") - 1
 
 
 def _groups(

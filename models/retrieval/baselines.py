@@ -48,12 +48,21 @@ class Interactions:
                 f" 0..{self.num_items}; map items through the catalogue first"
             )
 
-    def choices(self) -> "Interactions":
-        """The positive events of known items alone, in the same order."""
-        keep = self.positive & (self.item > 0)
+    def some(self, keep: Bools) -> "Interactions":
+        """Some of the events, `(N,)`, in the same order."""
         return Interactions(
             self.user[keep], self.item[keep], self.ts[keep], self.positive[keep], self.num_items
         )
+
+    def at(self, ts: int) -> "Interactions":
+        """The same events, all at one moment."""
+        return Interactions(
+            self.user, self.item, np.full(len(self.ts), ts), self.positive, self.num_items
+        )
+
+    def choices(self) -> "Interactions":
+        """The positive events of known items alone, in the same order."""
+        return self.some(self.positive & (self.item > 0))
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,7 @@ class Popularity:
     def scores(self, requests: Requests) -> Iterator[Scores]:
         """Counts as scores."""
         for _, counts in self.counts(requests):
-            yield _finish(counts.astype(np.float32))
+            yield finish(counts.astype(np.float32))
 
     def counts(self, requests: Requests) -> Iterator[tuple[slice, Ints]]:
         """Yield (requests of the block, their counts (rows, I + 1))."""
@@ -112,12 +121,15 @@ class RepeatFrequency:
 
     A chosen item scores its count plus a fraction in (0, 1) that grows with the time of its latest
     choice (ties: popularity, then index). Any other item scores its popularity scaled into (0, 1).
+
+    Args:
+        fit: the log of popularity, by default the same.
     """
 
-    def __init__(self, log: Interactions) -> None:
+    def __init__(self, log: Interactions, *, fit: Interactions | None = None) -> None:
         self._log = log.choices()
-        self._histories = _Histories(self._log)
-        self._popularity = Popularity(log)
+        self._histories = Histories(self._log)
+        self._popularity = Popularity(log if fit is None else fit)
 
     def scores(self, requests: Requests) -> Iterator[Scores]:
         """Counts with their tie-breaking fraction; below 1 for items the user never chose."""
@@ -135,7 +147,7 @@ class RepeatFrequency:
             order = np.lexsort((counts.ravel()[cell], latest, cell // block.shape[1]))
             cell, times = cell[order], times[order]
             block.ravel()[cell] = times + _rank_fractions(cell // block.shape[1])
-            yield _finish(block)
+            yield finish(block)
 
 
 class ItemToItem:
@@ -145,16 +157,27 @@ class ItemToItem:
     already chosen speaks for itself. Users are those of positive events with ts < `fit_until`.
     A request scores the sum over its user's events of 2^(-age / `half_life_ms`) similarity; a user
     without history scores 0 throughout. Memory: the pairs of items with a common user.
+
+    Args:
+        fit: the log that similarities are taken from, by default the same.
     """
 
-    def __init__(self, log: Interactions, *, fit_until: int, half_life_ms: float) -> None:
+    def __init__(
+        self,
+        log: Interactions,
+        *,
+        fit_until: int,
+        half_life_ms: float,
+        fit: Interactions | None = None,
+    ) -> None:
         if half_life_ms <= 0:
             raise ValueError(f"ItemToItem: half_life_ms={half_life_ms}; pass a positive one")
         self._log = log.choices()
-        self._histories = _Histories(self._log)
+        self._histories = Histories(self._log)
         self._fit_until = fit_until
         self._half_life_ms = half_life_ms
-        self._similarity = _cosine(self._log, int(np.searchsorted(self._log.ts, fit_until)))
+        learnt = self._log if fit is None else fit.choices()
+        self._similarity = _cosine(learnt, int(np.searchsorted(learnt.ts, fit_until)))
 
     def scores(self, requests: Requests) -> Iterator[Scores]:
         """Summed similarities; ValueError when a request comes before `fit_until`."""
@@ -163,13 +186,13 @@ class ItemToItem:
                 f"ItemToItem: a request at {requests.as_of[0]} comes before fit_until="
                 f"{self._fit_until} and would see its future; fit up to the first request"
             )
-        for rows in _blocks(len(requests.user), self._log.num_items):
+        for rows in blocks(len(requests.user), self._log.num_items):
             row, event = self._histories.before(requests, rows)
             age = requests.as_of[rows][row] - self._log.ts[event]
             weights = np.exp2(-age / self._half_life_ms).astype(np.float32)
             shape = (len(requests.user[rows]), self._log.num_items + 1)
             history = sparse.csr_array((weights, (row, self._log.item[event])), shape=shape)
-            yield _finish((history @ self._similarity).toarray())
+            yield finish((history @ self._similarity).toarray())
 
 
 class Unseen:
@@ -180,7 +203,7 @@ class Unseen:
 
     def __init__(self, baseline: Baseline, log: Interactions) -> None:
         self._baseline, self._log = baseline, log
-        self._histories = _Histories(log)
+        self._histories = Histories(log)
 
     def scores(self, requests: Requests) -> Iterator[Scores]:
         """The other's scores; -inf where the user had an event with the item."""
@@ -193,7 +216,7 @@ class Unseen:
             start = rows.stop
 
 
-class _Histories:
+class Histories:
     """Finds, for many requests at once, the user's own events before each."""
 
     def __init__(self, log: Interactions) -> None:
@@ -224,7 +247,7 @@ def _running_counts(
     width = log.num_items + 1
     seen_by = np.searchsorted(requests.as_of, times, side="right")  # first request that sees it
     carried = np.zeros(width, dtype=np.int64)
-    for rows in _blocks(len(requests.as_of), log.num_items):
+    for rows in blocks(len(requests.as_of), log.num_items):
         low, high = np.searchsorted(seen_by, [rows.start, rows.stop])
         cells = (seen_by[low:high] - rows.start) * width + log.item[low:high]
         fresh = np.bincount(cells, minlength=(rows.stop - rows.start) * width)
@@ -247,7 +270,8 @@ def _cosine(log: Interactions, num_events: int) -> sparse.csr_array:
     return (chosen.T @ chosen).tocsr().astype(np.float32)
 
 
-def _blocks(num_requests: int, num_items: int) -> Iterator[slice]:
+def blocks(num_requests: int, num_items: int) -> Iterator[slice]:
+    """Requests that are scored together."""
     step = max(1, min(_MAX_ROWS, _MAX_CELLS // (num_items + 1)))
     for start in range(0, num_requests, step):
         yield slice(start, min(start + step, num_requests))
@@ -260,6 +284,7 @@ def _rank_fractions(row: Ints) -> NDArray[np.float64]:
     return np.asarray((np.arange(len(row)) - first + 1) / (stop - first + 1), dtype=np.float64)
 
 
-def _finish(block: Scores) -> Scores:
+def finish(block: Scores) -> Scores:
+    """The block, with the unknown item never found."""
     block[:, 0] = -np.inf
     return block

@@ -119,3 +119,26 @@ def test_a_single_user_has_no_partner():
     for some in (rows, rows[:1]):
         with pytest.raises(ValueError, match="requests of at least two users"):
             reading(EXAMPLES, ablation.PLACEBO, rows=some, memory=MEMORY)
+
+
+def test_a_stale_memory_is_what_was_there_some_days_before_read_now():
+    days = 7
+    side = read(ablation.stale(days * 86_400_000))
+    fresh = EXAMPLES.user_side(ROWS)
+    for place, row in enumerate(ROWS):
+        user, now = int(EXAMPLES.requests.user[row]), int(EXAMPLES.requests.as_of_ms[row])
+        seen = EXAMPLES.histories.seen(user, now - days * 86_400_000)
+        newest = seen[-EXAMPLES.features.history :]
+        assert side.recent[place].sum() == len(newest)
+        ages = side.age_days[place].numpy()[8 - len(newest) :]
+        assert ages == pytest.approx((now - newest["ts"]) / 86_400_000)
+        assert (ages >= days).all()
+        assert (side.session[place][side.recent[place]] > 0).all(), "the session is younger"
+        long = user_features(view(fold(seen, MEMORY.state), now_ms=now, spec=MEMORY))
+        assert side.long[place].numpy().tobytes() == long.tobytes()
+    assert torch.equal(side.now_days, fresh.now_days)
+    assert ablation.stale(days * 86_400_000) == "7d old"
+
+
+def test_a_memory_of_the_moment_is_that_of_the_request():
+    assert small.same(read(ablation.stale(0)), EXAMPLES.user_side(ROWS))

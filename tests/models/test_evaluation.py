@@ -12,6 +12,7 @@ from models import evaluation
 from models.evaluation import Scored
 from models.metrics import retrieval
 from models.ranking.calibration import Platt
+from models.retrieval.retrieve import Retriever
 from tests.models.small import MODEL, planted, trainer
 
 SMALL = planted()
@@ -176,10 +177,38 @@ def test_the_nearest_are_never_of_the_future():
     assert all(sorted(row.tolist()) == list(range(31)) for row in later)
 
 
+def test_what_was_seen_is_left_out_of_the_whole_history_where_told():
+    dropping = Retriever(
+        RETRIEVER.net,
+        catalogue=RETRIEVER.catalogue,
+        popularity=RETRIEVER.popularity,
+        features=RETRIEVER.features,
+        config=RETRIEVER.config.model_copy(update={"drop_seen": True}),
+    )
+    recommender = TRAINER.recommender(dropping)
+    tops = {
+        "nearest": evaluation.nearest(dropping, EXAMPLES, ROWS, 40),
+        "scored": evaluation.scored(recommender, EXAMPLES, ROWS).places,
+        "candidates": evaluation.candidates(recommender, EXAMPLES, ROWS),
+    }
+    requests = EXAMPLES.requests
+    for number, row in enumerate(ROWS):
+        moment = int(requests.as_of_ms[row])
+        events = EXAMPLES.histories.seen(int(requests.user[row]), moment)
+        seen = set(EXAMPLES.catalogue.places(events["item"]).tolist()) - {0}
+        assert len(events) > MODEL.features.history, "beyond what the networks read"
+        assert set(EXAMPLES.seen(ROWS)[number].tolist()) - {0} == seen
+        for name, top in tops.items():
+            assert not set(top[number].tolist()) & seen, name
+        assert set(tops["nearest"][number].tolist()) | seen == set(range(31))
+
+
 def test_flat_leaves_padding_out():
     places = np.asarray([[3, 0], [4, 5]])
     numbers = np.arange(8, dtype=np.float32).reshape(2, 2, 2)
-    labels, logits, request = Scored(places, numbers, numbers % 2).flat(1)
+    labels, logits, request = Scored(
+        places, numbers, np.zeros((2, 2), np.float32), numbers % 2
+    ).flat(1)
     assert logits.tolist() == [1, 5, 7]
     assert labels.tolist() == [1, 1, 1]
     assert request.tolist() == [0, 1, 1]
@@ -191,7 +220,8 @@ def test_ranking_metrics_use_calibrated_chances_of_their_head():
     logits[..., PURCHASE] = [[3, 1, -1, -3], [-3, -1, 2, 3]]
     labels = np.zeros((2, 4, 2), np.float32)
     labels[..., PURCHASE] = [[1, 0, 0, 0], [0, 0, 1, 1]]
-    found = evaluation.ranking_metrics(Scored(places, logits, labels), RECOMMENDER, PURCHASE)
+    scored = Scored(places, logits, np.zeros(places.shape, np.float32), labels)
+    found = evaluation.ranking_metrics(scored, RECOMMENDER, PURCHASE)
     assert found["auc"] == found["gauc"] == found["ndcg@10"] == 1.0
     chances = Platt(1.0, 0.0).apply(logits[..., PURCHASE])
     truth = labels[..., PURCHASE]

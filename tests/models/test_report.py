@@ -14,10 +14,10 @@ from models.report import (
     EvaluateConfig,
     Method,
     as_json,
-    as_markdown,
+    beyond_accuracy,
     compare,
-    draw,
 )
+from models.reporting.markdown import as_markdown
 
 CONFIG = EvaluateConfig(num_samples=200, seed=3)
 METRICS = ("recall@10", HEADLINE, "mrr")
@@ -105,10 +105,10 @@ def test_json_is_what_was_found():
 
 def test_markdown_is_what_was_found():
     found = table()
-    text = as_markdown([found], FACTS, "plot.png")
+    text = as_markdown([found.grid()], FACTS, {found.title: [("plot.svg", "a plot")]})
     assert text.startswith("# Evaluation of shop\n")
     assert "* model digest: 0123456789abcdef\n" in text
-    assert "(plot.png)" in text
+    assert "![a plot](plot.svg)" in text
     ours, theirs = rows_of(text)
     place = METRICS.index(HEADLINE)
     for number, row in enumerate((ours, theirs)):
@@ -126,13 +126,33 @@ def test_markdown_is_what_was_found():
 def test_methods_without_ranking_figures_have_no_such_columns():
     bare = [Method(each.name, each.lists) for each in GIVEN]
     found = compare("", "", bare, users=USERS, reference="theirs", config=CONFIG)
-    assert list(rows_of(as_markdown([found], FACTS, "p.png"))[0]) == [
+    assert list(rows_of(as_markdown([found.grid()], FACTS, {}))[0]) == [
         "method",
         *METRICS,
         "ndcg@10 less theirs",
     ]
 
 
-def test_the_plot_is_a_png(tmp_path):
-    draw([table(), table("theirs")], tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG\r\n")
+def test_rows_are_plain_values_with_the_same_keys():
+    found = table()
+    ours, theirs = found.rows()
+    assert list(ours) == list(theirs)
+    place = METRICS.index(HEADLINE)
+    assert (ours["method"], theirs["method"]) == ("ours", "theirs")
+    assert ours[HEADLINE] == pytest.approx(found.intervals[0].mean[place])
+    assert theirs[f"{HEADLINE} high"] == pytest.approx(found.intervals[1].high[place])
+    assert theirs[f"{HEADLINE} less ours low"] == pytest.approx(found.differences[1].low[place])
+    assert ours["ranking auc"] == 0.75
+    assert json.loads(json.dumps([ours, theirs])) == [ours, theirs]
+
+
+def test_beyond_accuracy_is_a_table_of_its_own():
+    rng = np.random.default_rng(1)
+    methods = [
+        Method(name, {}, beyond={"novelty@10": rng.random(len(USERS))}, coverage=share)
+        for name, share in (("ours", 0.5), ("theirs", 0.25))
+    ]
+    found = beyond_accuracy(methods, users=USERS, reference="ours", config=CONFIG)
+    assert (found.metrics, found.headline) == (("novelty@10",), "novelty@10")
+    assert [row["coverage@10"] for row in found.ranking] == [0.5, 0.25]
+    assert found.grid().head == ("method", "novelty@10", "novelty@10 less ours", "coverage@10")

@@ -209,3 +209,19 @@ def test_bad_input_is_refused() -> None:
         Popularity(log_of([]), window_ms=0)
     with pytest.raises(ValueError, match="half_life_ms=0"):
         ItemToItem(log_of([]), fit_until=0, half_life_ms=0)
+
+
+def test_what_is_learned_of_all_may_be_another_log():
+    """Where there is no common time: popularity and likeness of `fit`, one's own past of `log`."""
+    log = log_of([(1, 1, 1, True), (1, 2, 5, True), (2, 3, 6, True)])
+    fit = log_of([(7, 1, 3, True), (7, 4, 3, True), (8, 4, 4, True)]).at(0)
+    assert fit.ts.tolist() == [0, 0, 0]
+    asked = requests_of([(1, 9)])
+    (popular,) = dense(Popularity(fit), asked)
+    assert popular[1:].tolist() == [1, 0, 0, 2, 0]
+    (own,) = dense(RepeatFrequency(log, fit=fit), asked)
+    assert (own[[1, 2]] > 1).all()
+    assert own[4] > own[3]
+    (alike,) = dense(ItemToItem(log, fit_until=1, half_life_ms=1e9, fit=fit), asked)
+    assert alike[4] > 0  # shares a user of `fit` with item 1
+    assert alike[3] == 0

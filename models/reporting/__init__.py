@@ -1,0 +1,1 @@
+"""How an evaluation is told: Markdown, one page that holds everything, plots."""
