@@ -16,13 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models import leave_one_out
 from models.catalogue import Catalogue
 from models.events import POLARITY
 from models.features import FeatureConfig, PopularityTable, UserSide, context_codes, user_side
 from models.mapping import CONTEXT
 from models.memory import Histories, MemorySpec, Popularity
+from models.retrieval.successors import SuccessorConfig, Successors
 
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Requests:
 
     def pairs(self, rows: Ints) -> tuple[Ints, Ints, NDArray[np.uint8]]:
         """The outcomes of requests `(B,)`: number in `rows`, place, label bits; `(P,)` each."""
-        which, _, found = _spread(self.offsets, rows)
+        which, _, found = spread(self.offsets, rows)
         return which, self.outcomes[found], self.labels[found]
 
     def slates(self, rows: Ints) -> Slates:
@@ -91,7 +94,7 @@ class Shown:
 
     def slates(self, rows: Ints) -> Slates:
         """The slates of requests `(B,)`, padded to the longest."""
-        which, inside, found = _spread(self.offsets, rows)
+        which, inside, found = spread(self.offsets, rows)
         width = int(inside.max()) + 1 if len(inside) else 0
 
         def padded(values: NDArray[Any], nothing: float) -> NDArray[Any]:
@@ -106,7 +109,7 @@ class Shown:
         )
 
 
-def _spread(offsets: Ints, rows: Ints) -> tuple[Ints, Ints, Ints]:
+def spread(offsets: Ints, rows: Ints) -> tuple[Ints, Ints, Ints]:
     """All that lies between the offsets of rows `(B,)`: number in `rows`, number in its row, place.
 
     `(N,)` each.
@@ -173,7 +176,12 @@ def _flat(column: pa.ChunkedArray) -> NDArray[np.generic]:
 
 
 class Examples:
-    """Gathers batches: the memory of each request from histories stored once."""
+    """Gathers batches: the memory of each request from histories stored once.
+
+    Args:
+        trains: `(N,)` the events that item memory holds at every moment, where there is no common
+            time (`models.leave_one_out`); None: at each moment those that had arrived.
+    """
 
     def __init__(
         self,
@@ -183,26 +191,34 @@ class Examples:
         catalogue: Catalogue,
         features: FeatureConfig,
         memory: MemorySpec,
+        trains: Bools | None = None,
     ) -> None:
         self.requests, self.histories, self.catalogue = requests, histories, catalogue
         self.features, self.memory = features, memory
         self.places = catalogue.places(histories.interactions["item"])
-        self.item_memory = fold_popularity(
-            histories, self.places, len(catalogue), features.popularity_step
+        self.trains = trains
+        self.item_memory = (
+            fold_popularity(histories, self.places, len(catalogue), features.popularity_step)
+            if trains is None
+            else leave_one_out.item_memory(histories, trains, self.places, len(catalogue))
         )
         self.popularity = PopularityTable(self.item_memory, features.popularity_half_lives)
 
-    def user_side(self, rows: Ints, *, memory_of: Ints | None = None) -> UserSide:
-        """The user side of requests `(B,)`.
+    def user_side(
+        self, rows: Ints, *, memory_of: Ints | None = None, known_at: Ints | None = None
+    ) -> UserSide:
+        """The user side of requests `(B,)`. The user level is `Requests.long` in any case.
 
         Args:
-            memory_of: `(B,)` rows of the histories to read instead of the requests' own users. The
-                user level is `Requests.long` all the same.
+            memory_of: `(B,)` rows of the histories to read instead of the requests' own users.
+            known_at: `(B,)` moments; the memory is what had arrived before them, read at the
+                requests' moments all the same. None: those moments.
         """
         requests = self.requests
         now = requests.as_of_ms[rows]
         users = requests.user[rows] if memory_of is None else memory_of
-        ring = self.histories.ring_rows(users, now, self.memory.state, self.features.history)
+        until = now if known_at is None else known_at
+        ring = self.histories.ring_rows(users, until, self.memory.state)
         interactions = self.histories.interactions[ring]
         interactions[ring < 0] = 0
         return user_side(
@@ -213,7 +229,42 @@ class Examples:
             long=requests.long[rows],
             context=requests.context[rows],
             view=self.memory.view,
-            levels=self.features.levels,
+            features=self.features,
+        )
+
+    def seen(self, rows: Ints) -> Tensor:
+        """`(B, K)` places of all that each request's user met before it, 0 after the last.
+
+        The whole history, not only what the ring still holds.
+        """
+        users, as_of = self.requests.user[rows], self.requests.as_of_ms[rows]
+        known = np.flatnonzero(users >= 0)
+        which, _, events = spread(self.histories.offsets, users[known])
+        which = known[which]
+        met = (self.histories.arrived[events] < as_of[which]) & (self.places[events] > 0)
+        which, items = which[met], self.places[events[met]]
+        inside = np.arange(len(which)) - np.searchsorted(which, which)
+        found = np.zeros((len(rows), int(inside.max(initial=-1)) + 1), np.int64)
+        found[which, inside] = items
+        return torch.from_numpy(found)
+
+    def successors(self, config: SuccessorConfig, *, until_ms: int | None) -> Successors | None:
+        """What follows what in all that had arrived before a moment; None: in all there is.
+
+        Where there is no common time, in the events that train.
+        """
+        if not config.window:
+            return None
+        arrived, records = self.histories.arrived, self.histories.interactions
+        some = np.ones(len(arrived), bool) if until_ms is None else arrived < until_ms
+        some = (some if self.trains is None else self.trains) & (POLARITY[records["action"]] > 0)
+        owner = np.repeat(np.arange(len(self.histories.users)), np.diff(self.histories.offsets))
+        return Successors.fold(
+            owner[some],
+            self.places[some],
+            records["ts"][some],
+            num_places=len(self.catalogue),
+            config=config,
         )
 
     def labels(self, rows: Ints, candidates: Tensor, num_heads: int) -> Tensor:

@@ -1,7 +1,7 @@
 """From memories and a catalogue to the tensors that retriever and ranker share.
 
-Shapes: B requests, C candidates, L newest interactions, I places of the catalogue, F numbers of
-the user level, X context fields, H half-lives, G text grams.
+Shapes: B requests, C candidates, R interactions of the ring, L newest of them, I places of the
+catalogue, F numbers of the user level, X context fields, H half-lives, G text grams.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from models.catalogue import Catalogue
 from models.config import DAY_MS, Config, Duration
-from models.events import Interactions
+from models.events import POLARITY, Interactions
 from models.memory import Popularity, ViewSpec, sessions
 from models.text import hashed
 
@@ -34,7 +34,8 @@ class FeatureConfig(Config):
     """What models read of a memory, of an item and of a request."""
 
     history: int = Field(100, gt=0)
-    """Newest interactions read, at most the ring's capacity."""
+    """Newest interactions read one by one, at most the ring's capacity; the counts of a candidate
+    are over the whole ring."""
     levels: tuple[Literal["interaction", "session", "user"], ...] = LEVELS
     """Levels of memory that models may read at all; with none they are a control without memory."""
     match_half_lives: tuple[Duration, ...] = (7 * DAY_MS, 30 * DAY_MS, 180 * DAY_MS)
@@ -46,6 +47,12 @@ class FeatureConfig(Config):
     context: tuple[str, ...] = ()
     """Fields that a request carries beside the user, as texts."""
     context_buckets: int = Field(64, ge=2)
+    id_min_count: int = Field(0, ge=0)
+    """How often an item must occur in what trains for an id of its own; 0: every item of the
+    catalogue has one, whether it occurs or not."""
+    id_overflow: int = Field(0, ge=0)
+    """Ids that rarer items share, by a hash of their own; 0: such items have none. An item that
+    training never met has none either way."""
     text_buckets: int = Field(1 << 14, ge=2)
     text_grams: int = Field(48, gt=0)
 
@@ -66,6 +73,11 @@ class UserSide:
     """`(B, L)` bool: readable as interaction memory."""
     sessions: Tensor
     """`(B, L)` bool: readable as session memory."""
+    life_item: Tensor
+    """`(B, R)` places of all that the ring remembers of deeds that speak for their item, 0 for the
+    rest: read for each candidate, as part of the user level."""
+    life_days: Tensor
+    """`(B, R)` their ages."""
     long: Tensor
     """`(B, F)` user memory; `models.memory.user_features`."""
     context: Tensor
@@ -83,6 +95,7 @@ class UserSide:
             self,
             recent=self.recent & interaction[:, None],
             sessions=self.sessions & session[:, None],
+            life_item=self.life_item * user[:, None],
             long=self.long * user[:, None],
         )
 
@@ -100,19 +113,23 @@ def user_side(
     long: NDArray[np.float32],
     context: NDArray[np.int64],
     view: ViewSpec,
-    levels: Sequence[str] = LEVELS,
+    features: FeatureConfig | None = None,
 ) -> UserSide:
     """Tensors of B memories.
 
     Args:
-        ring: `(B, L)` the newest interactions, newest last, zero records before.
-        item: `(B, L)` their places in the catalogue.
+        ring: `(B, R)` the interactions of a ring, newest last, zero records before.
+        item: `(B, R)` their places in the catalogue.
         now_ms: `(B,)`.
         session: `(B,)` key of the session that the request names, 0 for none.
         long: `(B, F)`.
         context: `(B, X)`.
-        levels: those that may be read.
+        features: how many of the ring are read one by one, and which levels; None: all.
     """
+    spoken, places = POLARITY[ring["action"]] > 0, item
+    whole_age = np.maximum(now_ms[:, None] - ring["ts"], 0) / DAY_MS
+    if features is not None:
+        ring, item = ring[:, -features.history :], item[:, -features.history :]
     present = ring["action"] > 0
     rank = sessions.ranks(ring, now_ms=now_ms, session=session, gap_ms=view.session_gap)
     age = np.maximum(now_ms[:, None] - ring["ts"], 0) / DAY_MS
@@ -124,13 +141,16 @@ def user_side(
         session=torch.from_numpy(np.clip(rank, 0, MAX_SESSION_RANK).astype(np.int64)),
         recent=mask,
         sessions=mask,
+        life_item=torch.from_numpy(np.where(spoken, places, 0)),
+        life_days=torch.from_numpy(np.where(spoken, whole_age, 0.0).astype(np.float32)),
         long=torch.from_numpy(long),
         context=torch.from_numpy(context),
         now_days=torch.from_numpy(now_ms / DAY_MS),
     )
-    if set(levels) == set(LEVELS):
+    if features is None or set(features.levels) == set(LEVELS):
         return side
-    return side.keep(torch.tensor([level in levels for level in LEVELS]).expand(len(side), -1))
+    kept = torch.tensor([level in features.levels for level in LEVELS])
+    return side.keep(kept.expand(len(side), -1))
 
 
 def context_codes(

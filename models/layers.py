@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from models.events import POLARITY
 from models.features import MAX_SESSION_RANK, NUM_ACTIONS, FeatureConfig, ItemSide, UserSide
+from models.tables import BagTable, IdTable, Table
 
 AGE_BUCKETS = 32
+BEGINNING = 0.02
+"""Standard deviation of ids before training."""
 
 
 class ItemEncoder(nn.Module):
@@ -29,11 +32,8 @@ class ItemEncoder(nn.Module):
         super().__init__()
         self.items = items
         num_items = len(items.categories)
-        self.id = nn.Embedding(num_items, width, padding_idx=0, sparse=True)
-        nn.init.zeros_(self.id.weight)
-        self.text = nn.EmbeddingBag(
-            config.text_buckets, width, padding_idx=0, mode="mean", sparse=True
-        )
+        self.id = IdTable(num_items, width, least=config.id_min_count, overflow=config.id_overflow)
+        self.text = BagTable(config.text_buckets, width)
         nn.init.normal_(self.text.weight, std=0.1)
         sizes = [int(column.max()) + 1 for column in items.categories.T]
         self.fields = nn.ModuleList(_field(size, width) for size in sizes)
@@ -41,14 +41,26 @@ class ItemEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
+    @torch.no_grad()
+    def begin(self, places: Tensor) -> None:
+        """Draws the ids of places that training will meet; others keep saying nothing."""
+        rows = self.id.rows_of(places)
+        self.id.weight[rows] = (
+            torch.randn(len(rows), self.id.embedding_dim).to(self.id.weight) * BEGINNING
+        )
+
     def forward(self, places: Tensor) -> Tensor:
         """`(N,)` places to `(N, D)`."""
+        return self.norm(self.summed(places))
+
+    def summed(self, places: Tensor) -> Tensor:
+        """`(N, D)` before the norm: its length is free to grow."""
         vector = self.dropout(self.id(places)) + self.text_vector(self.items.text[places])
         for number, field in enumerate(self.fields):
             vector = vector + field(self.items.categories[places, number])
         if self.numbers is not None:
             vector = vector + self.numbers(self.items.numbers[places])
-        return self.norm(vector)
+        return vector
 
     def text_vector(self, text: Tensor) -> Tensor:
         """`(N, G)` hashed grams to `(N, D)`."""
@@ -60,8 +72,8 @@ class ItemEncoder(nn.Module):
         return self(distinct)[where]
 
 
-def _field(size: int, width: int) -> nn.Embedding:
-    table = nn.Embedding(size, width, sparse=True)
+def _field(size: int, width: int) -> Table:
+    table = Table(size, width)
     nn.init.normal_(table.weight, std=0.1)
     return table
 
@@ -114,7 +126,12 @@ class SequenceEncoder(nn.Module):
 
 def positive(user: UserSide) -> Tensor:
     """`(B, L)` bool: interactions that speak for their item."""
-    return torch.from_numpy(POLARITY > 0).to(user.action.device)[user.action]
+    return speaks(user.action)
+
+
+def speaks(action: Tensor) -> Tensor:
+    """`(...)` bool: whether an action of code `(...)` speaks for its item."""
+    return torch.from_numpy(POLARITY > 0).to(action.device)[action]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

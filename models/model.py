@@ -87,7 +87,10 @@ class Recommender:
         device = next(self.ranker.parameters()).device
         given = (found.places, popularity, found.affinity)
         scores: Tensor = self.ranker(user.to(device), *(tensor.to(device) for tensor in given))
-        return scores.cpu()
+        scores = scores.cpu()
+        # Networks are trained without what follows what: its worth is known by validation.
+        scores[..., self.heads.index(self.target)] += self.ranker.follow.cpu() * found.followed
+        return scores
 
     def probabilities(self, user: UserSide, found: Candidates) -> Tensor:
         """`(B, C, O)` calibrated."""

@@ -20,6 +20,7 @@ from models.retrieval import sources
 from models.retrieval.index import VectorIndex, best
 from models.retrieval.lexical import LexicalIndex
 from models.retrieval.sources import CandidateConfig
+from models.retrieval.successors import Successors
 from models.retrieval.towers import TwoTower
 
 
@@ -35,6 +36,8 @@ class Candidates:
     """`(B, C)` in 0..1: agreement with the query, best candidate 1; all 1 without a query."""
     affinity: Tensor
     """`(B, C)` the towers' score for what is remembered of the user."""
+    followed: Tensor
+    """`(B, C)` how much each follows what the user did; `models.retrieval.successors`."""
 
     def take(self, columns: Tensor) -> Candidates:
         """Some of each request's candidates, by number `(B, K)`."""
@@ -46,6 +49,8 @@ class Retriever:
 
     Args:
         vectors: `(I, D)` of the items, as stored with these very weights; None: encoded now.
+        successors: what follows what, as of before every request; None: nothing follows anything,
+            as in training.
     """
 
     def __init__(
@@ -57,7 +62,9 @@ class Retriever:
         features: FeatureConfig,
         config: CandidateConfig,
         vectors: Tensor | None = None,
+        successors: Successors | None = None,
     ) -> None:
+        self.successors = successors
         self.net, self.catalogue, self.popularity = net, catalogue, popularity
         self.features, self.config = features, config
         self._first_seen = np.sort(net.item.items.first_seen_days.numpy(force=True)[1:])
@@ -88,33 +95,63 @@ class Retriever:
     def affinity(self, user: UserSide) -> Tensor:
         """`(B, I)` the towers' score of every item for what is remembered of each user."""
         asked = self.net.user_query(user.to(self.device)).to("cpu")
-        scores = self.index.scores(asked.vector) + asked.returning(len(self.catalogue))
+        scores = asked.meeting(self.index.vectors) + asked.returning(len(self.catalogue))
         steps, where = self.popularity.steps(user.now_days)
         for number, step in enumerate(steps):
             rows = where == number
             scores[rows] += asked.trend[rows] @ self.popularity.step(step).T
         return scores
 
+    def followed(self, user: UserSide) -> Tensor:
+        """`(B, I)` how much each item follows what each user did."""
+        if self.successors is None:
+            return torch.zeros(len(user), len(self.catalogue))
+        return self.successors.read(user)
+
+    def worth(self, affinity: Tensor, followed: Tensor) -> Tensor:
+        """What retrieval orders items by: both, at the weight that validation chose."""
+        return affinity + self.net.follow.cpu() * followed
+
     def known(self, now_days: Tensor) -> Tensor:
         """`(B,)` the number of leading places that appeared before each request."""
         return torch.from_numpy(np.searchsorted(self._first_seen, now_days.numpy()) + 1)
 
+    def unseen(self, seen: Tensor) -> Tensor | None:
+        """`(B, I)` false at the places seen `(B, K)`; None where `config.drop_seen` is off."""
+        if not self.config.drop_seen:
+            return None
+        places = torch.ones(len(seen), len(self.catalogue), dtype=torch.bool)
+        return places.scatter_(1, seen.cpu(), value=False)
+
     @torch.no_grad()
-    def recommend(self, user: UserSide, *, allowed: Tensor | None = None) -> Candidates:
-        """Candidates from memory alone. `allowed` is `(I,)` bool."""
+    def recommend(
+        self, user: UserSide, *, allowed: Tensor | None = None, seen: Tensor | None = None
+    ) -> Candidates:
+        """Candidates from memory alone.
+
+        Args:
+            allowed: `(I,)` bool.
+            seen: `(B, K)` places that `config.drop_seen` leaves out, 0 for none; by default those
+                of the ring, all that a live request knows.
+        """
         config, known = self.config, self.known(user.now_days)
-        affinity = self.affinity(user)
+        affinity, followed = self.affinity(user), self.followed(user)
+        open_ = self.unseen(user.item if seen is None else seen)
+        near = self.worth(affinity, followed)
+        near = near if open_ is None else near.masked_fill(~open_, float("-inf"))
         found = {
             "memory": sources.remembered(user, config.memory),
-            "vector": best(affinity, config.vector, allowed=allowed, known=known)[0],
+            "vector": best(near, config.vector, allowed=allowed, known=known)[0],
             "trending": self._trending(user.now_days, allowed),
             "fresh": sources.fresh(known, config.fresh),
         }
         if allowed is not None:
             found = {name: places * allowed[places] for name, places in found.items()}
+        if open_ is not None:
+            found = {name: places * open_.gather(1, places) for name, places in found.items()}
         places, provenance = sources.merge(found, config.total)
-        ones = torch.ones(places.shape)
-        return Candidates(places, provenance, ones, affinity.gather(1, places))
+        scores = (table.gather(1, places) for table in (affinity, followed))
+        return Candidates(places, provenance, torch.ones(places.shape), *scores)
 
     @torch.no_grad()
     def search(
@@ -131,14 +168,14 @@ class Retriever:
             lexical[row, : len(hits)] = torch.from_numpy(hits)
         found = {"vector": nearest, "lexical": lexical}
         places, provenance = sources.merge(found, config.total)
-        affinity = self.affinity(user).gather(1, places)
-        return Candidates(places, provenance, sources.fuse(places, found), affinity)
+        scores = (table.gather(1, places) for table in (self.affinity(user), self.followed(user)))
+        return Candidates(places, provenance, sources.fuse(places, found), *scores)
 
     def given(self, user: UserSide, places: Tensor) -> Candidates:
         """Candidates `(B, C)` that are already known, as if no source had brought them."""
         nothing = torch.zeros_like(places)
-        ones = torch.ones(places.shape)
-        return Candidates(places, nothing, ones, self.affinity(user).gather(1, places))
+        scores = (table.gather(1, places) for table in (self.affinity(user), self.followed(user)))
+        return Candidates(places, nothing, torch.ones(places.shape), *scores)
 
     def _open(self, allowed: Tensor | None, known: int) -> NDArray[np.bool_] | None:
         """`(I,)` what one request may find; None for everything, which costs a search less."""

@@ -27,6 +27,9 @@ class CandidateConfig(Config):
     fresh: int = Field(10, ge=0)
     lexical: int = Field(150, ge=0)
     total: int = Field(240, gt=0)
+    drop_seen: bool = False
+    """Recommendations leave out what the user met before, liked or not: where nobody takes the same
+    thing twice. Searches do not: who searches for a thing wants to find it."""
 
     @model_validator(mode="after")
     def _search_has_a_source(self) -> CandidateConfig:

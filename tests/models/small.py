@@ -19,13 +19,14 @@ from models.config import DAY_MS
 from models.events import ACTIONS, INTERACTION, SCHEMA, Interactions, validate
 from models.examples import Examples, Ints, requests_of
 from models.features import UserSide, user_side
-from models.fitting import Splits, Trainer
+from models.fitting import Feed, Splits, Trainer
 from models.memory import user_feature_names
 from models.model import ModelConfig, build
 from models.parts import Part, partition
 from models.records import pack
 from models.requests import RequestConfig
 from models.retrieval.towers import RetrieverBatch, TwoTower
+from models.threads import memories_of, threads_of
 from models.training import StageConfig, TrainConfig
 from tests import worlds
 from tests.worlds import BEGIN
@@ -44,7 +45,7 @@ MODEL = ModelConfig.model_validate(
     }
 )
 STAGE = StageConfig(epochs=3, batch=32, learning_rate=1e-2, table_learning_rate=2e-2)
-TRAIN = TrainConfig(retriever=STAGE, ranker=STAGE, num_candidates=12, max_outcomes=64)
+TRAIN = TrainConfig(retriever=STAGE, ranker=STAGE, num_candidates=12)
 NUM_LONG = len(user_feature_names(MODEL.memory))
 NUM_USERS, NUM_SESSIONS = 24, 8
 COUNTRIES = ("France", "Spain", "Eire")
@@ -147,6 +148,16 @@ def trainer(small: Small, train: TrainConfig = TRAIN, **changes: object) -> Trai
     )
 
 
+def feed_of(made: Trainer) -> Feed:
+    """Batches of a trainer's units, in an order that the place in the run decides."""
+
+    def feed(stage: int, epoch: int, batch: int) -> Iterator[Ints]:
+        units = np.random.default_rng([stage, epoch]).permutation(made.units(stage))
+        return (units[i : i + batch] for i in range(0, len(units), batch))
+
+    return feed
+
+
 def examples_of(table: pa.Table, part: Part, catalogue: Catalogue = CATALOGUE) -> Examples:
     requests = requests_of(
         table, histories=part.histories, catalogue=catalogue, features=MODEL.features
@@ -242,26 +253,67 @@ def batch_of(
     negatives: list[int],
     positives: tuple[list[int], list[int]] | None = None,
     log_q: torch.Tensor | None = None,
+    appeared: dict[int, int] | None = None,
 ) -> RetrieverBatch:
-    """A retriever batch with chosen negatives; `positives` are (request in the batch, place)."""
+    """A retriever batch with chosen negatives; `positives` are (request in the batch, place).
+
+    Args:
+        appeared: places to when they appeared, in milliseconds, where not as the catalogue says.
+    """
     asked = np.asarray(rows)
-    user = examples.user_side(asked)
+    threads = threads_of(
+        examples.requests,
+        asked,
+        histories=examples.histories,
+        spec=MODEL.memory.state,
+        length=examples.features.history,
+    )
+    chosen = np.arange(len(threads))
+    found = threads.requests_of(chosen)[1]
+    keep = torch.ones(len(rows), 3, dtype=torch.bool)
+    memories, cells = memories_of(examples, threads, chosen, keep)
+    place_of = {row: place for place, row in enumerate(found.tolist())}
+    cells = cells[[place_of[row] for row in rows]]
     request, items = examples.requests.pairs(asked)[:2] if positives is None else positives
-    places = torch.tensor([*items, *negatives], dtype=torch.long)
-    num = len(places) - len(negatives)
+    wanted, drawn = torch.tensor(items, dtype=torch.long), np.unique(negatives)
+    request = torch.as_tensor(request, dtype=torch.long)
+    now = torch.from_numpy(examples.requests.as_of_ms[asked] / DAY_MS)
+    of_item = {int(place): slot for slot, place in enumerate(drawn)}
+    slots = [[of_item.get(place, len(drawn)) for place in row] for row in memories.item.tolist()]
+    closed = [
+        (row, of_item[place])
+        for row, place in zip(request.tolist(), wanted.tolist(), strict=True)
+        if place in of_item
+    ]
+    since = {place: examples.catalogue.first_seen_ms[place] for place in of_item} | (appeared or {})
+    for row, moment in enumerate(examples.requests.as_of_ms[asked].tolist()):
+        closed += [(row, of_item[place]) for place in of_item if since[place] >= moment]
+    steps, step = examples.popularity.steps(now)
+    q = torch.zeros(len(examples.catalogue)) if log_q is None else log_q
+    places = torch.cat([wanted, torch.from_numpy(drawn)])
     return RetrieverBatch(
-        user=user,
-        positives=places[:num],
-        request=torch.as_tensor(request, dtype=torch.long),
-        negatives=places[num:],
-        log_q=torch.zeros(len(examples.catalogue)) if log_q is None else log_q,
-        keep_words=torch.ones(num, examples.features.text_grams, dtype=torch.bool),
-        popularity=examples.popularity.read(user.now_days, places.expand(len(rows), -1)),
+        memories=memories,
+        cells=cells,
+        now_days=now,
+        positives=wanted,
+        request=request,
+        negatives=torch.from_numpy(drawn),
+        log_q=q[places],
+        closed=torch.tensor(closed, dtype=torch.long).reshape(-1, 2).T,
+        slots=torch.tensor(slots),
+        step=step,
+        popularity=torch.stack([examples.popularity.step(s)[drawn] for s in steps]),
+        popularity_hit=examples.popularity.read(now[request], wanted[:, None])[:, 0],
+        asked=torch.arange(len(wanted)),
+        keep_words=torch.ones(len(wanted), examples.features.text_grams, dtype=torch.bool),
     )
 
 
 def towers(seed: int = 1, **changes: object) -> TwoTower:
-    """Fresh towers, without dropout."""
+    """Towers without dropout, in which nothing is still as little as training begins with."""
     config = MODEL.retriever.model_copy(update={"dropout": 0.0, **changes})
     torch.manual_seed(seed)
-    return build(CATALOGUE, MODEL.model_copy(update={"retriever": config}))[0]
+    net = build(CATALOGUE, MODEL.model_copy(update={"retriever": config}))[0]
+    for layer in (net.user[-1], net.out[-1]):
+        torch.nn.init.normal_(layer.weight, std=0.3)
+    return net

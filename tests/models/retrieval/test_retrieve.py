@@ -169,7 +169,7 @@ def test_affinity_is_the_towers_score_of_the_training_loss():
     asked = net.user_query(user)
     popularity = RETRIEVER.popularity.read(user.now_days, places.expand(5, -1))
     expected = (
-        asked.vector @ net.item_vectors(places).T
+        asked.vector[:, 0] @ net.item_vectors(places).T
         + (popularity @ asked.trend[..., None])[..., 0]
         + asked.returning(NUM)
     )
@@ -205,3 +205,37 @@ def test_memory_moves_what_is_near():
     user = random_side(4)
     hidden = user.keep(torch.zeros(4, 3, dtype=torch.bool))
     assert not torch.allclose(RETRIEVER.affinity(user)[1], RETRIEVER.affinity(hidden)[1])
+
+
+def dropping():
+    """The same retriever, which leaves out what was seen."""
+    return Retriever(
+        RETRIEVER.net,
+        catalogue=CATALOGUE,
+        popularity=RETRIEVER.popularity,
+        features=MODEL.features,
+        config=CandidateConfig(vector=30, trending=30, fresh=30, total=60, drop_seen=True),
+    )
+
+
+def test_what_the_ring_holds_is_left_out_by_every_source():
+    user = random_side(6)
+    found = dropping().recommend(user)
+    check(found)
+    for places, own in zip(found.places.tolist(), user.item.tolist(), strict=True):
+        assert not set(places) & (set(own) - {0})
+        assert set(places) | set(own) | {0} == set(range(NUM))
+
+
+def test_what_is_said_to_be_seen_is_left_out_instead():
+    user, seen = random_side(3), torch.tensor([[4, 9], [1, 0], [0, 0]])
+    found = dropping().recommend(user, seen=seen)
+    for places, own in zip(found.places.tolist(), seen.tolist(), strict=True):
+        assert set(places) - {0} == set(range(1, NUM)) - set(own)
+    assert RETRIEVER.unseen(seen) is None
+
+
+def test_a_search_finds_what_was_seen():
+    user = random_side(5)
+    found, plain = dropping().search(QUERIES, user), RETRIEVER.search(QUERIES, user)
+    assert set(plain.places[0].tolist()) <= set(found.places[0].tolist())

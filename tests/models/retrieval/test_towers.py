@@ -9,7 +9,7 @@ import torch
 
 from models.catalogue import Catalogue
 from models.model import build
-from models.training import optimizers, step
+from models.training import optimizers, take
 from tests.models.small import (
     CATALOGUE,
     MODEL,
@@ -109,15 +109,12 @@ def test_negatives_of_the_future_and_own_outcomes_do_not_count():
     another = next(p for p in range(1, 31) if p not in (ordinary, *positives(row=0)))
     assert loss(net, negatives=[ordinary, another], **only) > base + 1e-4
 
-    net.item.items.first_seen_days[another] = (
-        float(EXAMPLES.requests.as_of_ms[ROWS[0]]) / 86_400_000
-    )
-    future = loss(net, negatives=[ordinary, another], **only)
+    now = int(EXAMPLES.requests.as_of_ms[ROWS[0]])
+    future = loss(net, negatives=[ordinary, another], appeared={another: now}, **only)
     assert future == pytest.approx(base, rel=1e-6)
 
 
 def test_words_are_not_held_against_items_of_the_future():
-    """Neither drawn ones nor what a later request of the batch wanted."""
     net, ordinary = towers(query_weight=1.0), strange()
     mine, theirs = positives(row=0)[0], positives(row=2)[0]
     assert mine != theirs
@@ -128,9 +125,9 @@ def test_words_are_not_held_against_items_of_the_future():
 
     def by_words(*, negatives, wanted):
         batch = batch_of(EXAMPLES, ROWS, negatives=negatives, positives=wanted)
-        places = torch.cat([batch.positives, batch.negatives])
+        hits, others = net.item_vectors(batch.positives), net.item_vectors(batch.negatives)
         with torch.no_grad():
-            return float(net._query_loss(batch, places, net.item_vectors(places)))
+            return float(net._query_loss(batch, hits, others)) / len(batch.asked)
 
     alone, both = ([0], [mine]), ([0, 2], [mine, theirs])
     base = by_words(negatives=[ordinary], wanted=alone)
@@ -141,8 +138,7 @@ def test_words_are_not_held_against_items_of_the_future():
     seen[another] = moments[0] - 1e-6
     assert by_words(negatives=[ordinary, another], wanted=alone) == pytest.approx(more, rel=1e-6)
 
-    later = by_words(negatives=[ordinary, mine], wanted=([2], [theirs]))
-    seen[theirs] = moments[2] - 1e-6  # new between the two requests
+    later = by_words(negatives=[ordinary], wanted=([2], [theirs]))
     expected = (base + later) / 2
     assert by_words(negatives=[ordinary], wanted=both) == pytest.approx(expected, rel=1e-6)
 
@@ -171,7 +167,7 @@ def test_items_are_learned_to_be_found_by_their_words():
     batch = batch_of(EXAMPLES, ROWS, **given)
     tools = optimizers(net, STAGE)
     for _ in range(50):
-        step(net, net(batch), tools)
+        take(net, net(batch), tools)
     assert loss(net, **given) < before - 1
     by_words = net.query_vectors(net.item.items.text[[3, 17]]) @ net.item_vectors(PLACES).T
     assert (by_words.argmax(1) + 1).tolist() == [3, 17]
@@ -186,7 +182,7 @@ def test_the_loss_falls_on_the_planted_world():
     for _ in range(40):
         chosen = rng.choice(rows, 32, replace=False).tolist()
         batch = batch_of(EXAMPLES, chosen, negatives=rng.integers(1, 31, 24).tolist())
-        losses.append(step(net, net(batch), tools))
+        losses.append(take(net, net(batch), tools).loss)
     assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:3])
 
 
@@ -194,7 +190,7 @@ def test_tables_have_sparse_gradients_of_the_rows_that_occurred():
     net = towers()
     batch = batch_of(EXAMPLES, ROWS, negatives=[4, 9])
     net(batch).backward()
-    places = {*batch.user.item.flatten().tolist(), *batch.positives.tolist(), 4, 9}
+    places = {*batch.memories.item.flatten().tolist(), *batch.positives.tolist(), 4, 9}
     items = net.item.items
     words = set(items.text[list(places)].flatten().tolist()) - {0}
     kinds = set(items.categories[list(places), 0].tolist())
@@ -212,3 +208,35 @@ def _touched(table):
 
 def _dense(gradient):
     return gradient.to_dense()
+
+
+def test_of_several_interests_the_nearest_counts():
+    net, user = towers(interests=3).eval(), random_side(4)
+    vectors = net.item_vectors(PLACES)
+    with torch.no_grad():
+        asked = net.user_query(user)
+        each = asked.vector @ vectors.T
+        assert torch.allclose(asked.meeting(vectors), each.amax(1), atol=1e-6)
+    assert asked.vector.shape == (4, 3, 8)
+    assert (each.amax(1) > each.amin(1)).any(), "they differ"
+
+
+def test_without_its_moment_a_request_is_what_the_encoder_says_of_its_items():
+    net, user = towers(moment=False, fade=False, query_weight=0).eval(), random_side(4)
+    asked = net.user_query(user)
+    older = replace(user, age_days=user.age_days + 300 * user.recent)
+    changed = replace(older, long=older.long + 1, context=older.context.flip(0))
+    with torch.no_grad():
+        assert torch.allclose(net.user_query(changed).vector, asked.vector, atol=1e-6)
+    assert not asked.pull.any()
+    assert not asked.trend.any()
+    assert not asked.vector[0].any(), "of nobody nothing is known"
+
+
+def test_attention_fades_with_time_and_place():
+    torch.manual_seed(0)
+    net, user = towers(moment=False, blocks=1).eval(), random_side(4)
+    older = replace(user, age_days=user.age_days * 20)
+    with torch.no_grad():
+        one, other = net.user_query(user).vector, net.user_query(older).vector
+    assert not torch.allclose(one, other, atol=1e-6)
