@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from models.catalogue import CatalogueConfig
 from models.config import Config
 from models.features import FeatureConfig
+from models.leave_one_out import AEON_MS
 from models.mapping import CONTEXT, ItemsConfig, PrepareConfig, SourceConfig
 from models.memory import MemorySpec
 from models.model import ModelConfig, ServingConfig
@@ -23,6 +24,7 @@ from models.report import EvaluateConfig
 from models.requests import RequestConfig
 from models.retrieval.sources import CandidateConfig
 from models.retrieval.towers import RetrieverConfig
+from models.space import TuneConfig
 from models.training import TrainConfig
 
 
@@ -50,6 +52,8 @@ class Document(Config):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     release: ReleaseConfig = ReleaseConfig()
+    tune: TuneConfig = TuneConfig()
+    """What `jobs.tune` searches; no other job reads it."""
 
     @property
     def model(self) -> ModelConfig:
@@ -59,10 +63,19 @@ class Document(Config):
             target=self.requests.target,
             catalogue=self.catalogue,
             memory=self.memory,
-            features=self.features.model_copy(update={"context": self.requests.context}),
+            features=self.features.model_copy(update=self._implied),
             retriever=self.retriever,
             ranker=self.ranker,
         )
+
+    @property
+    def _implied(self) -> dict[str, Any]:
+        """Features that follow from the requests."""
+        context = {"context": self.requests.context}
+        if self.requests.split == "time":
+            return context
+        # What items remember is the same at all moments then.
+        return {**context, "popularity_step": AEON_MS, "popularity_half_lives": (AEON_MS,)}
 
     @property
     def serving(self) -> ServingConfig:
@@ -123,13 +136,47 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Document:
     Raises:
         ValueError: with the file or the override, the key and what is wrong, a line per problem.
     """
+    return check(read(path, overrides), str(path), overrides)
+
+
+def read(
+    path: str | Path, overrides: Sequence[str] = (), *, sections: Mapping[str, Path] | None = None
+) -> dict[str, Any]:
+    """What a document says itself, without any default, overrides in place.
+
+    Args:
+        sections: files that stand for whole sections, by the section's name.
+
+    Raises:
+        ValueError: when a file cannot be read, or an override is none.
+    """
     given = _read(Path(path))
-    paths = [_override(given, text) for text in overrides]
+    given |= {name: _read(file) for name, file in (sections or {}).items()}
+    for text in overrides:
+        _override(given, text)
+    return given
+
+
+def check(
+    given: dict[str, Any],
+    origin: str,
+    overrides: Sequence[str] = (),
+    *,
+    sections: Mapping[str, Path] | None = None,
+) -> Document:
+    """The document that `read` gave; `origin` says in errors where it is from.
+
+    Raises:
+        ValueError: with the origin, the key and what is wrong, a line per problem.
+    """
+    paths = [text.partition("=")[0].strip() for text in overrides]
     try:
         return Document.model_validate(given)
     except ValidationError as error:
-        lines = [_explain(problem, str(path), paths) for problem in error.errors()]
-        raise ValueError("\n".join(lines)) from None
+        problems = error.errors()
+    files = {name: str(file) for name, file in (sections or {}).items()}
+    lines = [_explain(p, files.get(str(next(iter(p["loc"]), "")), origin), paths) for p in problems]
+    raise ValueError("\n".join(lines))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -158,8 +205,8 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _override(given: dict[str, Any], text: str) -> str:
-    """Applies `a.b=c` in place and returns `a.b`."""
+def _override(given: dict[str, Any], text: str) -> None:
+    """Applies `a.b=c` in place."""
     path, equals, value = text.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
@@ -177,7 +224,6 @@ def _override(given: dict[str, Any], text: str) -> str:
         place[keys[-1]] = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ValueError(f"--set {text}: not YAML: {' '.join(str(error).split())}") from None
-    return ".".join(keys)
 
 
 def _explain(problem: Any, file: str, overrides: Sequence[str]) -> str:

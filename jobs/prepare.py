@@ -144,7 +144,7 @@ def _made(document: Document, found: Inputs, planned: Plan) -> dict[str, Any]:
         )
         ledger = grown(before, cleaned, parts, len(items))
         note(f"{ledger['users']:,} users")
-    check_splits(ledger)
+    check_splits(ledger, document.requests)
     Catalogue(items, document.catalogue).save(planned.target / "catalogue.parquet")
     commit(planned, document, ledger)
     return ledger
@@ -172,6 +172,7 @@ def gather(document: Document, found: Inputs, planned: Plan) -> pa.Table:
     from jobs.preparing.cleaning import items_of
     from models.catalogue import Catalogue
     from models.items import catalogue_table, first_rows
+    from models.leave_one_out import always_known
 
     old = planned.parents[-1:]
     firsts = [pq.read_table(parent / "items.parquet") for parent in old]
@@ -185,6 +186,8 @@ def gather(document: Document, found: Inputs, planned: Plan) -> pa.Table:
         source=document.source,
         own=found.items,
     )
+    if document.requests.split == "leave_one_out":
+        items = always_known(items)
     now = Catalogue(items, document.catalogue)
     for parent in old:
         known = Catalogue.load(parent / "catalogue.parquet", document.catalogue)

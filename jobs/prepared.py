@@ -104,6 +104,11 @@ class Prepared:
         return Prepared(folder, manifest)
 
     @property
+    def digest(self) -> str:
+        """Sixteen hex digits of all that the manifest says: what was read, kept and made of it."""
+        return digest_of(self.manifest)
+
+    @property
     def ledger(self) -> dict[str, Any]:
         """What was read, kept and turned away."""
         found: dict[str, Any] = self.manifest["ledger"]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
     from configs.load import Document
+    from jobs.prepared import Prepared
+    from jobs.watching import Watch
 
 DECIDING = (
     *("source", "items", "catalogue", "memory", "requests"),
@@ -51,7 +53,9 @@ def main(
     Examples:
       python -m jobs.train --config configs/online_retail.yaml
       python -m jobs.train --config configs/online_retail.yaml --set train.num_workers=2
+      python -m jobs.train --config configs/online_retail.yaml --set train.checkpoint_every=500
       python -m jobs.train --config configs/online_retail.yaml --resume
+      python -m jobs.train --config mine.yaml --set train.start_from=runs/yesterday/release
       WANDB_MODE=online python -m jobs.train --config configs/online_retail.yaml
     """  # noqa: D301  # the backspace tells click to keep the lines of a paragraph
     from configs.load import load
@@ -69,34 +73,51 @@ def train(document: Document, *, resume: bool = False, track: bool = True) -> li
     Raises:
         ValueError: when nothing fitting is prepared, or there is nothing to resume.
     """
+    with training(document, resume=resume, track=track) as last:
+        return keep(last, document)
+
+
+@contextmanager
+def training(
+    document: Document, *, resume: bool = False, track: bool = True, watch: Watch | None = None
+) -> Iterator[Path]:
+    """Trains, and gives the last checkpoint.
+
+    Args:
+        watch: who may stop it early; None: nobody.
+    """
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from jobs.feeding import in_order, pointers
     from jobs.prepared import Prepared
     from jobs.preparing.pipeline import quiet
-    from jobs.training import in_order, pointers, rows_of, worker
+    from jobs.training import units_of, worker
 
     quiet()
+    document = absolute(document)
     prepared = Prepared.open(document.folder / "prepared", document)
-    folder = (document.folder / "training").resolve()
+    folder = document.folder / "training"
     enough(document, ray.cluster_resources().get("CPU", 0))
-    run_id = begin(folder, document, resume=resume)
+    workers, cpus = document.train.num_workers, document.train.cpus_per_worker
+    run_id = begin(folder, document, prepared, resume=True) if resume else ""
+    units: dict[str, Any] = ray.get(ray.remote(num_cpus=cpus)(units_of).remote(document))
+    # Not before nothing speaks against it: an earlier training makes way.
+    run_id = run_id or begin(folder, document, prepared, resume=False)
     gpu = document.train.use_gpu
     gpu = ray.cluster_resources().get("GPU", 0) > 0 if gpu is None else gpu
-    workers, cpus = document.train.num_workers, document.train.cpus_per_worker
     here = None if workers else str(folder / "last")
     settings = {
-        "document": document.model_copy(
-            update={"runs": str(Path(document.runs).resolve())}
-        ).model_dump(mode="json"),
+        "document": document.model_dump(mode="json"),
         "track": track,
         "run_id": run_id,
+        "prepared": prepared.digest,
         "lines": str(folder / "lines.jsonl"),
         "threads": cpus,
         "here": here,
+        "watch": watch,
     }
-    rows = pointers(rows_of(prepared, "train"), workers, seed=document.train.seed)
     trainer = TorchTrainer(
         worker,
         train_loop_config=settings,
@@ -105,7 +126,9 @@ def train(document: Document, *, resume: bool = False, track: bool = True) -> li
             use_gpu=gpu,
             resources_per_worker={"CPU": cpus},
         ),
-        datasets={"train": rows},
+        datasets={
+            stage: pointers(of_stage, seed=document.train.seed) for stage, of_stage in units.items()
+        },
         dataset_config=in_order(),
         run_config=RunConfig(
             name="checkpoints",
@@ -117,9 +140,10 @@ def train(document: Document, *, resume: bool = False, track: bool = True) -> li
     with following(folder / "lines.jsonl"):
         result = fitted(trainer)
     if here:  # Ray itself keeps no checkpoint then
-        return keep(Path(here), document)
+        yield Path(here)
+        return
     with result.checkpoint.as_directory() as last:
-        return keep(Path(last), document)
+        yield Path(last)
 
 
 def fitted(trainer: TorchTrainer) -> Result:
@@ -139,15 +163,24 @@ def fitted(trainer: TorchTrainer) -> Result:
         raise
 
 
-def begin(folder: Path, document: Document, *, resume: bool) -> str:
+def absolute(document: Document) -> Document:
+    """The same with paths that workers understand, whatever folder they start in."""
+    train = document.train
+    if train.start_from is not None:
+        train = train.model_copy(update={"start_from": str(Path(train.start_from).resolve())})
+    return document.model_copy(update={"runs": str(Path(document.runs).resolve()), "train": train})
+
+
+def begin(folder: Path, document: Document, prepared: Prepared, *, resume: bool) -> str:
     """Readies the training folder and returns the id of the training, the same when resumed."""
     path = folder / "training.json"
     digests = {name: getattr(document, name).digest() for name in DECIDING}
+    digests |= {"train": document.train.deciding(), "prepared data": prepared.digest}
     if resume:
         if not path.is_file():
             raise ValueError(f"{folder}: there is no training to resume; leave --resume out")
         found = json.loads(path.read_text())
-        changed = [name for name in DECIDING if found["digests"].get(name) != digests[name]]
+        changed = [name for name in digests if found["digests"].get(name) != digests[name]]
         if changed:
             raise ValueError(
                 f"{folder} was begun under another configuration of {', '.join(changed)}; "
@@ -157,7 +190,8 @@ def begin(folder: Path, document: Document, *, resume: bool) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     run_id = uuid.uuid4().hex[:8]
-    path.write_text(json.dumps({"run_id": run_id, "digests": digests}))
+    said = {"run_id": run_id, "started_from": document.train.start_from, "digests": digests}
+    path.write_text(json.dumps(said))
     return run_id
 
 
@@ -174,21 +208,34 @@ def enough(document: Document, available: float) -> None:
 
 def keep(checkpoint: Path, document: Document) -> list[dict[str, Any]]:
     """Puts the best weights of the last checkpoint into the run's `model` folder."""
-    from jobs.prepared import replacing
-    from models.fitting import STAGES, Progress
+    from jobs.prepared import Prepared, replacing
+    from models.checkpoints import check_seal, seal
+    from models.progress import STAGES, Progress
 
+    prepared = Prepared.open(document.folder / "prepared", document)
+    facts = {"model": document.model.digest(), "catalogue": prepared.catalogue.digest()}
+    check_seal(checkpoint, facts)
     progress = Progress.load(checkpoint / "progress.json")
+    training = json.loads((document.folder / "training" / "training.json").read_text())
     with replacing(document.folder / "model") as folder:
         for name in STAGES:
             shutil.copy(checkpoint / f"{name}.safetensors", folder)
+        prepared.catalogue.save(folder / "catalogue.parquet")
+        model = {"model": document.model.model_dump(mode="json")}
+        (folder / "config.json").write_text(json.dumps(model, indent=1) + "\n")
         description = {
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "digest": document.model.digest(),
+            "catalogue": facts["catalogue"],
+            "prepared": training["digests"]["prepared data"],
+            "run_id": training["run_id"],
+            "started_from": training["started_from"],
             "calibration": progress.calibration,
             "history": progress.history,
             "config": document.model_dump(mode="json"),
         }
         (folder / "model.json").write_text(json.dumps(description, indent=1) + "\n")
+        seal(folder, facts)
     return progress.history
 
 
@@ -228,13 +275,17 @@ def tell(line: dict[str, Any], status: Any) -> None:
     """Shows one line of a worker."""
     if line["kind"] == "step":
         status.update(f"{line['stage']}: {line['done']:.0%}, loss {line['loss']:.3f}")
-        return
-    console.out.print(
-        f"  {line['stage']:<10} epoch {line['epoch'] + 1}  loss {line['loss']:.4f}  "
-        f"validation recall@10 {line['validate_recall@10']:.4f}  "
-        f"ndcg@10 {line['validate_ndcg@10']:.4f}  {line['seconds']:6.1f} s",
-        soft_wrap=True,
-    )
+    elif line["kind"] == "begin" and (line["epoch"] or line["step"]):
+        place = f"epoch {line['epoch'] + 1} after {line['step']:,} steps"
+        console.out.print(f"  {line['stage']:<10} goes on in {place}", soft_wrap=True)
+    elif line["kind"] == "epoch":
+        loss = f"loss {line['loss']:.4f}" if "loss" in line else "as it was given"
+        console.out.print(
+            f"  {line['stage']:<10} epoch {line['epoch'] + 1}  {loss}  "
+            f"validation recall@10 {line['validate_recall@10']:.4f}  "
+            f"ndcg@10 {line['validate_ndcg@10']:.4f}  {line['seconds']:6.1f} s",
+            soft_wrap=True,
+        )
 
 
 def show(history: list[dict[str, Any]]) -> None:
@@ -246,8 +297,8 @@ def show(history: list[dict[str, Any]]) -> None:
         rows.append(
             [
                 stage,
-                f"{best['epoch'] + 1} of {len(epochs)}",
-                best["loss"],
+                f"{best['epoch'] + 1} of {epochs[-1]['epoch'] + 1}",
+                best.get("loss", float("nan")),
                 best["validate_recall@10"],
                 best["validate_ndcg@10"],
                 best["validate_mrr"],

@@ -42,9 +42,19 @@ def description_of(document: Document) -> dict[str, Any]:
     return found
 
 
-def recommender_of(document: Document, examples: Examples) -> Recommender:
-    """The recommender with the weights that training kept."""
+def recommender_of(document: Document, examples: Examples, *, until_ms: int | None) -> Recommender:
+    """The recommender with the weights that training kept.
+
+    Args:
+        until_ms: what follows what is remembered of all that had arrived before; None: of all,
+            which would tell requests of the past how they ended.
+    """
     description = description_of(document)
+    if description.get("catalogue") != examples.catalogue.digest():
+        raise ValueError(
+            f"{model_folder(document)} was trained on another catalogue than `prepare` made since: "
+            "train again; `train.start_from` takes these weights to begin with"
+        )
     model = document.model
     towers, ranker = build(examples.catalogue, model)
     load_weights(towers, model_folder(document) / "retriever.safetensors")
@@ -55,6 +65,7 @@ def recommender_of(document: Document, examples: Examples) -> Recommender:
         popularity=examples.popularity,
         features=model.features,
         config=document.candidates,
+        successors=examples.successors(model.retriever.successors, until_ms=until_ms),
     )
     return Recommender(
         retriever=retriever,

@@ -6,6 +6,7 @@ people and the endpoints of item ids.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.config import Config
+from models.config import Config, digest_of
 from models.events import keys64
 
 
@@ -158,6 +159,10 @@ class Catalogue:
     def _check_field(name: str, fields: tuple[str, ...]) -> None:
         if name not in fields:
             raise ValueError(f"filters: {name!r} is none of the fields {', '.join(fields)}")
+
+    def digest(self) -> str:
+        """Sixteen hex digits of what stands at which place: rows of embeddings go by it."""
+        return digest_of([hashlib.sha256(self.keys.tobytes()).hexdigest(), self.category_values])
 
     def save(self, path: Path) -> None:
         """Writes the table as Parquet."""

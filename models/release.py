@@ -5,8 +5,10 @@
     retriever.safetensors, ranker.safetensors
     items.safetensors     item vectors of the retriever: the index
     popularity.safetensors
+    successors.safetensors  what follows what
     catalogue.parquet
     memory.parquet        snapshot of every user's memory
+    MODEL_CARD.md         what it is, in words
 
 Nothing in it can execute code, and nothing is read before its hash is checked.
 """
@@ -26,16 +28,19 @@ import torch
 from pydantic import Field, ValidationError
 from safetensors.torch import load_file, save_file
 
+from models.card import NAME as CARD
 from models.catalogue import Catalogue
-from models.checkpoints import load_weights, save_weights
+from models.checkpoints import load_weights, save_weights, sha256_of
 from models.config import DAY_MS, Config, Duration
 from models.features import PopularityTable
 from models.memory import Popularity
 from models.model import ModelConfig, Recommender, ServingConfig, build
 from models.ranking.calibration import Platt
 from models.retrieval.retrieve import Retriever
+from models.retrieval.successors import Successors
 
-FORMAT = 2
+FORMAT = 3
+SUCCESSORS = "successors.safetensors"
 
 
 class ReleaseConfig(Config):
@@ -87,7 +92,7 @@ class Release:
         return self.folder / "memory.parquet"
 
 
-def save(
+def save(  # noqa: PLR0913  # a release has as many parts
     folder: Path,
     *,
     name: str,
@@ -97,11 +102,13 @@ def save(
     watermark_ms: int,
     metrics: Mapping[str, float],
     write_snapshot: Callable[[Path], object],
+    card: str = "",
 ) -> Manifest:
     """Writes a release; the folder appears whole or not at all.
 
     Args:
         write_snapshot: writes the memory snapshot to the path given.
+        card: Markdown, as `models.card` makes it; no file without one.
     """
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -118,8 +125,12 @@ def save(
         "counts": torch.from_numpy(popularity.counts),
     }
     save_file(counts, part / "popularity.safetensors")
+    if recommender.retriever.successors is not None:
+        save_file(recommender.retriever.successors.tensors(), part / SUCCESSORS)
     recommender.catalogue.save(part / "catalogue.parquet")
     write_snapshot(part / "memory.parquet")
+    if card:
+        (part / CARD).write_text(card)
     manifest = Manifest(
         format=FORMAT,
         name=name,
@@ -128,7 +139,7 @@ def save(
         model_digest=model.digest(),
         calibration=tuple((p.scale, p.bias) for p in recommender.calibration),
         metrics=dict(metrics),
-        files={path.name: _sha256(path) for path in sorted(part.iterdir())},
+        files={path.name: sha256_of(path) for path in sorted(part.iterdir())},
     )
     (part / MANIFEST).write_text(manifest.model_dump_json(indent=1))
     shutil.rmtree(folder, ignore_errors=True)
@@ -147,7 +158,7 @@ def load(folder: Path) -> Release:
         path = folder / name
         if not path.is_file():
             raise ValueError(f"release {folder}: {name} is missing; make the release again")
-        if _sha256(path) != expected:
+        if sha256_of(path) != expected:
             raise ValueError(
                 f"release {folder}: {name} is not the file that was released (its SHA-256 "
                 "differs); make the release again or copy it anew"
@@ -187,6 +198,10 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def _successors(folder: Path, model: ModelConfig) -> Successors:
+    return Successors(**load_file(folder / SUCCESSORS), config=model.retriever.successors)
+
+
 def _recommender(
     folder: Path, manifest: Manifest, model: ModelConfig, serving: ServingConfig
 ) -> Recommender:
@@ -207,6 +222,7 @@ def _recommender(
         features=model.features,
         config=serving.candidates,
         vectors=load_file(folder / "items.safetensors")["vectors"],
+        successors=_successors(folder, model) if SUCCESSORS in manifest.files else None,
     )
     return Recommender(
         retriever=retriever,
@@ -215,8 +231,3 @@ def _recommender(
         heads=model.heads,
         target=model.target,
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

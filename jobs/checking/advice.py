@@ -12,7 +12,9 @@ import polars as pl
 
 from models.columns import TIME, TimeUnit, as_number, as_text, as_time
 from models.events import ACTIONS, REQUIRED
+from models.leave_one_out import FEWEST
 from models.mapping import SourceConfig
+from models.requests import RequestConfig
 
 NAMES: dict[str, list[str]] = {
     name: words.split()
@@ -255,7 +257,7 @@ def unused(names: Sequence[str], used: Sequence[str]) -> list[Problem]:
 
 
 def splits(
-    labelled: pl.Series, counts: Mapping[str, int], labels: Sequence[str], seen: Counter[str]
+    labelled: pl.Series, counts: Mapping[str, int], requests: RequestConfig, seen: Counter[str]
 ) -> list[Problem]:
     """Splits without an outcome, and labels that never happen.
 
@@ -264,6 +266,7 @@ def splits(
         counts: such events in each split.
         seen: events of each action.
     """
+    labels = requests.labels
     missing = [label for label in labels if not seen[label]]
     found = [name for name in seen if ACTIONS[name].polarity > 0]
     problems = [
@@ -274,7 +277,11 @@ def splits(
         )
     ] * bool(missing)
     empty = [name for name, num in counts.items() if not num]
-    if empty and len(labelled):
+    if empty and len(labelled) and requests.split == "leave_one_out":
+        what = f"no user of the sample has {FEWEST} events {requests.target!r} with an item"
+        do = "see that requests.target occurs, or split by time"
+        problems.append(Problem(what, do, stops=False))
+    elif empty and len(labelled):
         low, high = (datetime.fromtimestamp(t / 1000, UTC) for t in good_splits(labelled))
         form = "%Y-%m-%d" if low.date() < high.date() else "%Y-%m-%dT%H:%M"
         do = f"requests: {{ validate_from: {low:{form}}, test_from: {high:{form}} }}"

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +21,7 @@ from jobs.checking.advice import Problem
 from jobs.checking.sampling import Part, Sample, sample
 from jobs.preparing.cleaning import mapped_rows
 from jobs.sources import Source, adapter, locate, whole
+from models import leave_one_out
 from models.columns import REASON, as_text
 from models.items import catalogue_table, first_rows
 from models.mapping import ItemsConfig, SourceConfig, clean, sources
@@ -353,9 +355,12 @@ def _split(good: pl.DataFrame, document: Document) -> tuple[tuple[Split, ...], l
     """What falls into each split, and good times where one is empty."""
     requests = document.requests
     ms = good["ts"].cast(pl.Int64)
-    place = pl.Series("place", requests.split_of(ms.to_numpy()))
     begin = requests.warmup.timestamp() * 1000 if requests.warmup else 0
     asked = good["action"].is_in(requests.labels) & good["item_id"].is_not_null() & (ms >= begin)
+    if requests.split == "leave_one_out":
+        place = _left_out(good, asked, requests.target)
+    else:
+        place = pl.Series("place", requests.split_of(ms.to_numpy()))
     days = good["ts"].dt.date()
     splits = tuple(
         Split(
@@ -368,7 +373,19 @@ def _split(good: pl.DataFrame, document: Document) -> tuple[tuple[Split, ...], l
     )
     seen = Counter(dict(good["action"].value_counts().iter_rows()))
     counts = {split.name: split.labelled for split in splits}
-    return splits, advice.splits(good["ts"].filter(asked), counts, requests.labels, seen)
+    return splits, advice.splits(good["ts"].filter(asked), counts, requests, seen)
+
+
+def _left_out(good: pl.DataFrame, asked: pl.Series, target: str) -> pl.Series:
+    """The place of each row's split; -1 where it is in none."""
+    found = np.full(len(good), -1)
+    rows = good.select("user_id", "ts", "event_id", "action").with_row_index("row").filter(asked)
+    rows = rows.sort("user_id", "ts", "event_id")
+    owner = rows["user_id"].rle_id().cast(pl.Int64).to_numpy()
+    found[rows["row"].to_numpy()] = leave_one_out.splits(
+        owner, (rows["action"] == target).to_numpy()
+    )
+    return pl.Series("place", found)
 
 
 def _catalogue_problems(good: pl.DataFrame, document: Document) -> list[Problem]:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from models.requests import SPLITS
+from models.leave_one_out import FEWEST
+from models.requests import SPLITS, RequestConfig
 
 if TYPE_CHECKING:
     from configs.load import Document
@@ -119,11 +120,17 @@ def check_quarantine(
         )
 
 
-def check_splits(ledger: Ledger) -> None:
+def check_splits(ledger: Ledger, requests: RequestConfig) -> None:
     """Raises ValueError when a split has no request, with times that would do."""
     empty = [split for split, num in ledger["requests"].items() if not num]
     if not empty:
         return
+    if requests.split == "leave_one_out":
+        raise ValueError(
+            f"requests: none in {', '.join(empty)}. No user of {ledger['users']:,} has {FEWEST} "
+            f"events {requests.target!r} with an item, which split: leave_one_out needs: see that "
+            "requests.target occurs, or split by time"
+        )
     first, last = (datetime.fromisoformat(ledger[n]) for n in ("first_ts", "last_ts"))
     early, late = (first + (last - first) * share for share in (0.8, 0.9))
     raise ValueError(

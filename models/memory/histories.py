@@ -77,7 +77,7 @@ class Histories:
             num: how many of the ring's newest; by default all, `spec.ring`.
         """
         num = min(num or spec.ring, spec.ring)
-        in_ring = self._in_ring(spec)
+        in_ring = self.in_ring(spec)
         rows = np.full((len(users), num), -1, np.int64)
         known = np.flatnonzero(users >= 0)
         low = self.offsets[users[known]]
@@ -95,7 +95,7 @@ class Histories:
             rows[place, num - len(seen) :] = seen
         return rows
 
-    def _in_ring(self, spec: StateSpec) -> Ints:
+    def in_ring(self, spec: StateSpec) -> Ints:
         """Rows of all interactions that go into a ring."""
         return self._not_shown if spec.shown else self._all
 

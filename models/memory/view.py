@@ -108,6 +108,7 @@ def views(
     *,
     spec: MemorySpec,
     session: NDArray[np.uint64] | None = None,
+    now_ms: Ints | None = None,
 ) -> Iterator[MemoryView]:
     """Reads many memories, each at its own moment, in runs of a few hundred.
 
@@ -117,7 +118,9 @@ def views(
         users: `(R,)` places in `histories.users`; -1 for nobody.
         as_of_ms: `(R,)`.
         session: `(R,)` keys of the sessions that the requests name; all 0 where left out.
+        now_ms: `(R,)` moments of reading, where the memory is older than that; by default `as_of`.
     """
+    now = as_of_ms if now_ms is None else now_ms
     named = np.zeros(len(users), np.uint64) if session is None else session
     nothing = np.zeros(1, INTERACTION)
     whole = np.concatenate([x.view(WHOLE) for x in (nothing, histories.interactions)])
@@ -127,7 +130,7 @@ def views(
         rows = histories.ring_rows(users[part], as_of_ms[part], spec.state)
         ring = whole.take(rows + 1).view(INTERACTION)
         atoms = source.read(users[part], as_of_ms[part])
-        many = _read(atoms, ring, now_ms=as_of_ms[part], session=named[part], spec=spec)
+        many = _read(atoms, ring, now_ms=now[part], session=named[part], spec=spec)
         yield MemoryView(**many)
 
 

@@ -24,7 +24,8 @@ from jobs import console, pipeline
 from models.fitting import Splits, Trainer
 from models.model import ServingConfig
 from models.prefetch import ahead
-from models.training import TrainConfig, optimizers, step
+from models.steps import Step
+from models.training import TrainConfig, optimizers, take
 from tests.benchmarks import feeds, table
 from tests.benchmarks.feeds import BATCH, MODEL, Feeds, Tensors
 
@@ -107,11 +108,11 @@ def training(made: Feeds, stage: int, off_thread: bool) -> tuple[float, float]:
     )
     work, net = trainer.work(stage), (trainer.towers, trainer.ranker)[stage]
     config = (train.retriever, train.ranker)[stage]
-    tools, generator = optimizers(net, config), np.random.default_rng(1)
-    order = np.random.default_rng(2).permutation(rows)[: (WARM + STEPS) * config.batch]
+    tools, units = optimizers(net, config), trainer.units(stage)
+    order = np.random.default_rng(2).permutation(units)[: (WARM + STEPS) * config.batch]
     given = (order[i : i + config.batch] for i in range(0, len(order), config.batch))
     net.train()
-    collate = partial(work.collate, generator=generator)
+    collate = partial(work.collate, step=Step(1, stage))
 
     def steps(batches: Iterator[Any]) -> tuple[float, float]:
         waited = 0.0
@@ -121,7 +122,7 @@ def training(made: Feeds, stage: int, off_thread: bool) -> tuple[float, float]:
             asked = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - asked
-            step(net, work.loss(net, batch), tools)
+            take(net, work.loss(net, batch), tools)
         took = time.perf_counter() - begin
         return took / STEPS, waited / took
 
@@ -156,12 +157,12 @@ def shard_worker(settings: dict[str, Any]) -> None:
     """A Ray Train worker that only takes what the shard gives; three epochs, the first is cold."""
     import ray.train
 
-    from jobs.training import shard
+    from jobs.feeding import shard
 
     context, firsts, rates = ray.train.get_context(), [], []
     for epoch in range(4):
         begin = time.perf_counter()
-        batches = iter(shard(0, epoch, BATCH, seed=1, world=context.get_world_size()))
+        batches = iter(shard(0, epoch, BATCH, seed=1))
         num = len(next(batches))
         firsts.append(time.perf_counter() - begin)
         num += sum(map(len, batches))
@@ -175,7 +176,7 @@ def add_shards(report: table.Report) -> None:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from jobs.training import in_order, pointers
+    from jobs.feeding import in_order, pointers
 
     for workers in (1, 2):
         with tempfile.TemporaryDirectory() as folder:
@@ -185,7 +186,7 @@ def add_shards(report: table.Report) -> None:
                 scaling_config=ScalingConfig(
                     num_workers=workers, resources_per_worker={"CPU": 1 / workers}
                 ),
-                datasets={"train": pointers(np.arange(MANY), workers, seed=1)},
+                datasets={"retriever": pointers(np.arange(MANY), seed=1)},
                 dataset_config=in_order(),
                 run_config=RunConfig(name="feed", storage_path=folder),
             ).fit()

@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 
 from configs.load import Document, load
-from jobs import console, pipeline
-from jobs.training import in_order, pointers, rows_of
+from jobs import console
+from jobs.feeding import in_order, pointers
+from jobs.preparing import pipeline
 from models.fitting import STAGES
 from tests.benchmarks import loops, table
 from tests.benchmarks.loops import Told
@@ -48,7 +49,8 @@ class Sides:
         where = self.folder / f"ray-{next(self.runs)}"
         where.mkdir()
         pipeline.quiet()
-        rows = pointers(rows_of(self.prepared, "train"), 1, seed=self.document.train.seed)
+        made = loops.trainer_of(self.document, self.prepared, self.examples)
+        seed = self.document.train.seed
         trainer = TorchTrainer(
             loops.ray_worker,
             train_loop_config={
@@ -56,7 +58,7 @@ class Sides:
                 "told": str(where / "told.json"),
             },
             scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
-            datasets={"train": rows},
+            datasets={s: pointers(made.units(n), seed=seed) for n, s in enumerate(STAGES)},
             dataset_config=in_order(),
             run_config=RunConfig(name="run", storage_path=str(where)),
         )

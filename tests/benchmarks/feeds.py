@@ -28,7 +28,7 @@ from models.memory import Histories, MemorySpec, user_feature_names
 from models.model import ModelConfig
 from models.prefetch import ahead
 from models.ranking.ranker import RankerConfig
-from models.shuffling import shares, shuffled
+from models.shuffling import blocks, shuffled
 
 NUM_USERS, NUM_EVENTS, NUM_REQUESTS, NUM_ITEMS = 20_000, 60, 200_000, 5_000
 BATCH = 4096
@@ -134,7 +134,7 @@ class Feeds:
 
     def ours(self, *, off_thread: bool = True) -> Iterator[Tensors]:
         """Shuffled pointers, collated from histories that are stored once."""
-        order = shuffled(shares(self.rows, 1, seed=1), BATCH, np.random.default_rng(1))
+        order = shuffled(blocks(self.rows, seed=1), BATCH, np.random.default_rng(1))
         if not off_thread:
             yield from (gathered(self.examples, rows) for rows in order)
             return

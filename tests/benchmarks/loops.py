@@ -25,6 +25,7 @@ from jobs.training import examples_of, rows_of
 from models.examples import Examples, Ints
 from models.fitting import STAGES, Batch, Splits, Trainer
 from models.retrieval.towers import RetrieverBatch
+from models.steps import Step
 from models.training import StageConfig, optimizers, warm
 
 STEPS = {"retriever": 24, "ranker": 24}
@@ -72,7 +73,7 @@ def trainer_of(document: Document, prepared: Prepared, examples: Examples) -> Tr
 
 def ray_worker(settings: dict[str, Any]) -> None:
     """A Ray Train worker: `jobs.training.worker` with fewer steps, whose feed is the job's."""
-    from jobs.training import shard
+    from jobs.feeding import shard
 
     document = Document.model_validate(settings["document"])
     torch.set_num_threads(1)
@@ -80,7 +81,7 @@ def ray_worker(settings: dict[str, Any]) -> None:
     told = {stage: Told() for stage in STAGES}
 
     def feed(stage: int, epoch: int, batch: int) -> Iterator[Ints]:
-        batches = shard(stage, epoch, batch, seed=document.train.seed, world=1)
+        batches = shard(stage, epoch, batch, seed=document.train.seed)
         for rows in islice(batches, WARM + STEPS[STAGES[stage]]):
             told[STAGES[stage]].rows.append(rows.tolist())
             yield rows
@@ -109,15 +110,26 @@ def bare(
     told = {stage: Told() for stage in STAGES}
     for number, stage in enumerate(STAGES):
         net, work = trainer._net(number), trainer.work(number)
-        generator = np.random.default_rng([document.train.seed, number, 0, 0])  # as `Trainer` does
-        torch.manual_seed(int(generator.integers(1 << 31)))
-        rows = (np.asarray(some) for some in fed[stage])
-        batches = (work.collate(some, generator) for some in rows)
+        steps = [Step(document.train.seed, number, 0, n) for n in range(len(fed[stage]))]
+        batches = (
+            work.collate(np.asarray(some), step)
+            for some, step in zip(fed[stage], steps, strict=True)
+        )
         if ready:
             batches = iter(list(batches))
-        losses = (partial(work.loss, net, noted(batch, told[stage])) for batch in batches)
-        descend(net, getattr(document.train, stage), losses, told[stage], len(trainer.splits.train))
+        losses = (
+            partial(seeded, step, partial(work.loss, net, noted(batch, told[stage])))
+            for batch, step in zip(batches, steps, strict=True)
+        )
+        num_units = len(trainer.units(number))
+        descend(net, getattr(document.train, stage), losses, told[stage], num_units)
     return told
+
+
+def seeded(step: Step, loss: Loss) -> Tensor:
+    """A loss with the dropout that `Trainer` has at a step."""
+    step.seed_dropout()
+    return loss()
 
 
 def descend(

@@ -121,3 +121,10 @@ def test_what_is_missing_is_told(document, tmp_path):
 def test_nothing_in_a_document_is_executed(document):
     with pytest.raises(ValueError, match="not YAML: could not determine a constructor"):
         load(document(more="\nruns: !!python/object/apply:os.getcwd []\n"))
+
+
+def test_one_value_of_a_stage_leaves_its_others_alone(document):
+    plain, changed = load(document()), load(document(), ["train.ranker.learning_rate=0.5"])
+    expected = plain.train.ranker.model_copy(update={"learning_rate": 0.5})
+    assert changed.train.ranker == expected
+    assert changed.train.retriever == plain.train.retriever

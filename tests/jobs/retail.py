@@ -30,7 +30,6 @@ TINY = (
     "train.retriever={epochs: 2, batch: 64, patience: 9, learning_rate: 0.01}",
     "train.ranker={epochs: 2, batch: 32, patience: 9, learning_rate: 0.01}",
     "train.num_candidates=24",
-    "train.max_outcomes=256",
     "evaluate.num_samples=50",
 )
 EPOCHS = [("retriever", 0), ("retriever", 1), ("ranker", 0), ("ranker", 1)]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-VERBS = ("prepare", "train", "evaluate", "release")
+VERBS = ("prepare", "train", "tune", "evaluate", "release")
 SCRIPT = """
 import runpy, sys
 sys.argv = ["-m", "--help"]
@@ -15,8 +15,8 @@ try:
     runpy.run_module("jobs.{verb}", run_name="__main__", alter_sys=True)
 except SystemExit as end:
     code = end.code
-heavy = {{"ray", "torch", "wandb", "polars", "pyarrow", "numpy", "matplotlib"}} & set(sys.modules)
-assert not heavy, heavy
+heavy = {{"ray", "torch", "wandb", "polars", "pyarrow", "numpy", "matplotlib", "optuna"}}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
 raise SystemExit(code)
 """
 

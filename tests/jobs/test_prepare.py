@@ -196,6 +196,11 @@ WRONG = {
         ["requests.test_from=2021-01-01"],
         "none in test. Events go from 2020-01-01 to 2020-01-30: try requests.validate_from=2020-01",
     ),
+    "nobody to leave one out of": (
+        "who,what,when\n" + "".join(f"u{n},i{n},2020-01-0{n}\n" for n in range(1, 9)),
+        ["requests={labels: [purchase], per: event, split: leave_one_out}"],
+        "none in validate, test. No user of 8 has 3 events 'purchase' with an item",
+    ),
     "ragged lines": (GOOD_CSV + "u1\n" * 9, [], "23.1% of the rows are wrong (1 columns instead"),
 }
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,9 @@ from safetensors.numpy import load_file
 
 from configs.load import Document
 from jobs import console, evaluate, release, train
+from jobs.prepared import Prepared
 from jobs.trained import description_of
-from models.fitting import Progress
+from models.progress import Progress
 from tests.jobs import retail
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -76,9 +78,27 @@ def cut_after_a_checkpoint(args: list[str], folder: Path) -> None:
     until(lambda: ray.available_resources().get("CPU", 0) == 2)
 
 
-def test_a_training_that_was_cut_goes_on(trained: Document, fresh: Arguments, tmp_path: Path):
+def begun(folder: Path) -> list[dict[str, Any]]:
+    """Where workers of a training began."""
+    lines = map(json.loads, (folder / "training/lines.jsonl").read_text().splitlines())
+    return [line for line in lines if line["kind"] == "begin"]
+
+
+def assert_same_model(folder: Path, other: Path) -> None:
+    """Bit for bit."""
+    for name in ("retriever", "ranker"):
+        one, two = (load_file(f / f"model/{name}.safetensors") for f in (folder, other))
+        assert one.keys() == two.keys()
+        for key in one:
+            assert np.array_equal(one[key], two[key]), (name, key)
+    assert told(folder)["calibration"] == told(other)["calibration"]
+
+
+def test_a_training_whose_driver_was_killed_goes_on(
+    trained: Document, fresh: Arguments, tmp_path: Path
+):
     folder = tmp_path / NAME
-    cut_after_a_checkpoint(fresh(), folder)
+    cut_after_a_checkpoint(fresh("train.checkpoint_every=2"), folder)
     assert not (folder / "model").exists()
     before = lines_of(folder)
     assert before == retail.EPOCHS[: len(before)]
@@ -89,16 +109,36 @@ def test_a_training_that_was_cut_goes_on(trained: Document, fresh: Arguments, tm
     # It went on where the checkpoint was, at most one epoch before what was told last.
     assert after
     assert after == retail.EPOCHS[-len(after) :]
-    assert after[0] != retail.EPOCHS[0]
+    again = begun(folder)[-1]
+    assert (again["epoch"], again["step"]) != (0, 0)
     assert [(figures["stage"], figures["epoch"]) for figures in history] == retail.EPOCHS
     assert json.loads((folder / "training/training.json").read_text())["run_id"] == run_id
     assert not (folder / "wandb").exists(), "neither wanted W&B"
-    for name in ("retriever", "ranker"):
-        one, other = (load_file(f / f"model/{name}.safetensors") for f in (folder, trained.folder))
-        assert one.keys() == other.keys()
-        for key in one:
-            assert np.array_equal(one[key], other[key]), (name, key)
-    assert told(folder)["calibration"] == told(trained.folder)["calibration"]
+    assert_same_model(folder, trained.folder)
+
+
+def kill_within_an_epoch(folder: Path, killed: list[int]) -> None:
+    """Kills the worker once it is well into the ranker's first epoch."""
+    path = folder / "training/lines.jsonl"
+    until(lambda: path.is_file() and '"kind": "step", "stage": "ranker"' in path.read_text())
+    os.kill(begun(folder)[0]["pid"], signal.SIGKILL)
+    killed.append(begun(folder)[0]["pid"])
+
+
+def test_a_training_whose_worker_was_killed_goes_on_within_the_epoch(
+    trained: Document, fresh: Arguments, lines: Path, tmp_path: Path
+):
+    folder, killed = tmp_path / NAME, []
+    killer = threading.Thread(target=kill_within_an_epoch, args=(folder, killed), daemon=True)
+    killer.start()
+    document = retail.document(lines, tmp_path, "train.checkpoint_every=4")
+    train.train(document, track=False)
+    first, second = begun(folder)
+    assert killed == [first["pid"]] != [second["pid"]]
+    assert second["stage"] == "ranker"
+    assert second["step"] > 0, "nothing of the epoch would be left"
+    assert second["step"] % 4 == 0
+    assert_same_model(folder, trained.folder)
 
 
 def test_two_workers_train_one_model(fresh: Arguments, tmp_path: Path):
@@ -115,7 +155,7 @@ def test_two_workers_train_one_model(fresh: Arguments, tmp_path: Path):
 
 
 def test_no_worker_trains_here_and_is_resumed_too(
-    trained: Document, fresh: Arguments, tmp_path: Path
+    trained: Document, fresh: Arguments, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     """`train.num_workers=0`: the same training without a process of its own."""
     args = fresh("train.num_workers=0")
@@ -128,7 +168,30 @@ def test_no_worker_trains_here_and_is_resumed_too(
     assert code_of(train.main, *args, "--resume", "--no-wandb") == 0
     assert lines_of(folder) == retail.EPOCHS
     assert told(folder)["calibration"] == given["calibration"]
-    assert Progress.load(folder / "training/last/progress.json").epoch == 2
+    last = folder / "training/last"
+    assert Progress.load(last / "progress.json").epoch == 2
+    # A checkpoint that was cut short says so, and what to do.
+    half = (last / "current.safetensors").read_bytes()[:5000]
+    (last / "current.safetensors").write_bytes(half)
+    said = refused(capfd, train.main, [*args, "--resume", "--no-wandb"])
+    assert "current.safetensors is damaged, its hash differs; begin the training again" in said
+
+
+def test_a_training_may_begin_with_the_weights_of_a_run(
+    trained: Document, fresh: Arguments, tmp_path: Path
+):
+    start = (f"train.start_from={trained.folder}", "train.num_workers=0")
+    assert code_of(train.main, *fresh(*start), "--no-wandb") == 0
+    for stage in ("retriever", "ranker"):
+        before, after = (
+            [figures for figures in told(folder)["history"] if figures["stage"] == stage]
+            for folder in (trained.folder, tmp_path / NAME)
+        )
+        kept = max(figures["validate_ndcg@10"] for figures in before)
+        assert [figures["epoch"] for figures in after] == [-1, 0, 1]
+        # Not lower: the epochs were told before the retriever was blended with what follows what,
+        # and the ranker ranks what a retriever finds that has learned more.
+        assert after[0]["validate_ndcg@10"] >= kept
 
 
 def refused(
@@ -170,15 +233,24 @@ def test_a_training_is_resumed_only_as_it_was_begun(
     fresh: Arguments, lines: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     document = retail.document(lines, tmp_path)
-    train.begin(tmp_path / NAME / "training", document, resume=False)
+    prepared = Prepared.open(tmp_path / NAME / "prepared", document)
+    folder = tmp_path / NAME / "training"
+    train.begin(folder, document, prepared, resume=False)
     for sets, changed in (
         (["train.seed=2", "candidates.fresh=4"], "candidates, train"),
         (["ranker.width=4"], "ranker"),
     ):
         said = refused(capfd, train.main, [*fresh(*sets), "--resume"])
         assert f"was begun under another configuration of {changed}; restore it, or leave" in said
-    same = train.begin(tmp_path / NAME / "training", document, resume=True)
-    assert same != train.begin(tmp_path / NAME / "training", document, resume=False)
+    # How it is run may change: the workers, and how often it writes a checkpoint.
+    sets = ("train.num_workers=2", "train.checkpoint_every=9")
+    other = retail.document(lines, tmp_path, *sets)
+    same = train.begin(folder, other, prepared, resume=True)
+    assert same == train.begin(folder, document, prepared, resume=True)
+    newer = Prepared(prepared.folder, {**prepared.manifest, "num_parts": 99})
+    with pytest.raises(ValueError, match="another configuration of prepared data; restore it"):
+        train.begin(folder, document, newer, resume=True)
+    assert same != train.begin(folder, document, prepared, resume=False)
 
 
 def test_what_a_worker_finds_wrong_is_told_in_a_line(

@@ -11,24 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from configs.load import Document
 from jobs import measuring
-from jobs.evaluate import drawn, evaluate, show
+from jobs.evaluate import evaluate, evaluate_baselines, show
 from jobs.prepared import Prepared
 from jobs.release import release
+from jobs.telling import RANKING, STALENESS, drawn
 from jobs.trained import recommender_of
 from jobs.training import examples_of, rows_of
 from models import ablation, evaluation
 from models import release as releases
+from models.catalogue import Catalogue
 from models.checkpoints import load_weights
 from models.examples import Examples, Requests
 from models.features import context_codes
 from models.memory import fold, user_features, view
 from models.model import build
 from models.report import Compared, EvaluateConfig
+from models.spread import spread
 from serve.config import ServeConfig
 from serve.pipeline import Pipeline
 from serve.schemas import RecommendRequest
@@ -64,13 +68,20 @@ def test_every_step_leaves_what_the_next_one_reads(way: Way):
     assert min(ledger["requests"].values()) > 50
     assert {p.name for p in way.file("model").iterdir()} == {
         "model.json",
+        "config.json",
+        "catalogue.parquet",
         "retriever.safetensors",
         "ranker.safetensors",
+        "seal.json",
     }
     assert {p.name for p in way.file("evaluation").iterdir()} == {
         "report.json",
         "report.md",
-        "report.png",
+        "report.html",
+        "ranking.svg",
+        "ablation.svg",
+        "staleness.svg",
+        "slices.svg",
     }
     assert not [p for p in way.document.folder.iterdir() if ".tmp-" in p.name]
 
@@ -87,12 +98,37 @@ def test_the_model_says_what_it_is_and_how_it_came_to_be(way: Way):
     assert np.isfinite(told["calibration"]).all()
 
 
+def test_the_card_of_the_release_tells_the_evaluation(way: Way):
+    card, told = way.file("release/MODEL_CARD.md").read_text(), way.json("model/model.json")
+    for text in (told["run_id"], told["prepared"], told["catalogue"], way.document.source.path):
+        assert text in card
+    mean = way.tables[0].row(measuring.FULL)["ndcg@10"]
+    assert f"| {measuring.FULL} |" in card
+    assert f"{mean:.4f} [" in card
+    assert "MODEL_CARD.md" in way.json("release/manifest.json")["files"]
+
+
+def test_another_catalogue_takes_no_weights_of_this_one(way: Way):
+    prepared = Prepared.open(way.file("prepared"), way.document)
+    items = Catalogue(prepared.catalogue.table.slice(1), way.document.catalogue)
+    examples = Examples(
+        examples_of(prepared, way.document).requests,
+        histories=prepared.histories,
+        catalogue=items,
+        features=way.document.model.features,
+        memory=way.document.memory,
+    )
+    with pytest.raises(ValueError, match="was trained on another catalogue"):
+        recommender_of(way.document, examples, until_ms=None)
+
+
 def test_the_weights_kept_are_those_of_the_best_epoch(way: Way):
     """Measured again on validation they give the figures of the best epoch of each stage."""
     prepared = Prepared.open(way.file("prepared"), way.document)
     examples = examples_of(prepared, way.document)
-    recommender = recommender_of(way.document, examples)
     rows = evaluation.with_target(examples.requests, rows_of(prepared, "validate"), 0)
+    first = int(examples.requests.as_of_ms[rows].min())  # what came later was not known
+    recommender = recommender_of(way.document, examples, until_ms=first)
     wanted = evaluation.positives(examples.requests, rows, 0)
     history = way.json("model/model.json")["history"]
     tops = {
@@ -106,14 +142,15 @@ def test_the_weights_kept_are_those_of_the_best_epoch(way: Way):
 
 
 def test_the_tables_hold_every_method_and_reading(way: Way):
-    full, readings = way.tables
-    assert full.names == (
-        *measuring.baselines_of(way.document.evaluate),
-        measuring.TOWERS,
-        measuring.FULL,
-    )
+    full, readings, stale, beyond = way.tables
+    own = (measuring.FOLLOWERS, measuring.TOWERS, measuring.FULL)
+    methods = (*measuring.baselines_of(way.document), *own)
+    assert full.names == beyond.names == methods
     assert readings.names == (*ablation.READINGS, ablation.PLACEBO)
-    for table in way.tables:
+    assert stale.names == ("of the moment", "1d old", "3d old", "7d old", "14d old", "no memory")
+    assert stale.row("of the moment") == readings.row("all")
+    assert stale.row("no memory") == readings.row("none")
+    for table in (full, readings, stale):
         for name, interval in zip(table.names, table.intervals, strict=True):
             assert np.isfinite(interval.mean).all(), name
             assert (interval.low <= interval.mean).all(), name
@@ -131,7 +168,8 @@ def test_the_report_says_the_same_in_json_and_markdown(way: Way):
         if line.startswith("|") and not line.startswith("| ---")
     ]
     for table, given in zip(way.tables, told["tables"], strict=True):
-        header = next(row for row in rows if f"ndcg@10 less {table.reference}" in row)
+        headline = table.headline
+        header = next(row for row in rows if f"{headline} less {table.reference}" in row)
         for name, method in given["methods"].items():
             row = dict(
                 zip(
@@ -145,7 +183,7 @@ def test_the_report_says_the_same_in_json_and_markdown(way: Way):
                 assert mean == pytest.approx(table.row(name)[metric], abs=1e-6)
                 shown = row[metric].split()[0]
                 assert float(shown) == pytest.approx(mean, abs=1e-4)
-                if metric == "ndcg@10":
+                if metric == headline:
                     assert f"[{low:.4f}, {high:.4f}]" in row[metric]
     assert told["facts"]["model digest"] == way.document.model.digest()
     assert (
@@ -153,10 +191,56 @@ def test_the_report_says_the_same_in_json_and_markdown(way: Way):
         == way.json("prepared/manifest.json")["ledger"]["requests"]["test"]
     )
     assert f"* requests: {told['facts']['requests']}" in text
-    assert "![ndcg@10 with 95 % intervals](report.png)" in text
-    png = way.file("evaluation/report.png").read_bytes()
-    assert png.startswith(b"\x89PNG\r\n")
-    assert len(png) > 5_000
+    assert "![ndcg@10 of each method with 95 % intervals](ranking.svg)" in text
+    assert told["grids"][0]["title"] == "Slices"
+    page = way.file("evaluation/report.html").read_text()
+    assert page.count("data:image/svg+xml;base64,") == 4
+    assert STALENESS in page
+
+
+def test_a_run_beside_stands_in_the_same_table(way: Way):
+    """The run beside itself: its retriever's figures come twice."""
+    beside = {"twin": str(way.document.folder)}
+    config = way.document.evaluate.model_copy(update={"beside": beside})
+    bench = measuring.Bench(way.document.model_copy(update={"evaluate": config}), "test")
+    twin, own = bench.beside("twin"), bench.towers(measuring.TOWERS)
+    assert twin.name == "twin"
+    for metric, values in own.lists.items():
+        assert twin.lists[metric].tolist() == values.tolist()
+    assert twin.coverage == own.coverage
+
+
+def test_a_run_of_other_requests_is_refused(way: Way, tmp_path: Path):
+    other = tmp_path / "other"
+    shutil.copytree(way.document.folder / "model", other / "model")
+    shutil.copytree(way.document.folder / "prepared", other / "prepared")
+    config = way.document.evaluate.model_copy(update={"beside": {"other": str(other)}})
+    bench = measuring.Bench(way.document.model_copy(update={"evaluate": config}), "test")
+    (path,) = other.glob("prepared/*/requests/00000.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.slice(1), path)
+    with pytest.raises(ValueError, match=r"evaluate\.beside\.other: .* from other requests than"):
+        bench.beside("other")
+
+
+def test_baselines_need_no_training(way: Way, tmp_path: Path):
+    document = way.document.model_copy(update={"runs": str(tmp_path)})
+    shutil.copytree(way.document.folder / "prepared", document.folder / "prepared")
+    (table,) = evaluate_baselines(document)
+    names = measuring.baselines_of(way.document)
+    assert table.names == names
+    for name in names:
+        assert table.row(name) == way.tables[0].row(name)
+
+
+def test_seeds_are_told_with_their_spread(way: Way):
+    """Another seed's report, as evaluating a run with it would have written it."""
+    told = way.json("evaluation/report.json")
+    told["facts"]["seed"] += 1
+    found = spread({"a": way.json("evaluation/report.json"), "b": told}, title=RANKING)
+    full = found.figures[measuring.FULL]
+    assert full[0].tolist() == full[1].tolist()
+    assert found.grid().rows[-1][0] == measuring.FULL
 
 
 def test_a_bound_measures_whole_users_and_says_so(way: Way):
@@ -166,7 +250,7 @@ def test_a_bound_measures_whole_users_and_says_so(way: Way):
     assert 0 < len(part.rows) <= len(whole.rows) // 2
     kept = np.isin(whole.asked.users, part.asked.users)
     assert part.rows.tolist() == whole.rows[kept].tolist()
-    (name, *_) = measuring.baselines_of(bound)
+    (name, *_) = measuring.baselines_of(way.document)
     found, every = part.baseline(name).lists["mrr"], whole.baseline(name).lists["mrr"]
     assert found.tolist() == every[kept].tolist()
     assert part.asked.num_requests == whole.asked.num_requests == len(whole.rows)
@@ -199,7 +283,7 @@ def test_the_tables_are_shown(way: Way, capsys: pytest.CaptureFixture[str]):
     for table in way.tables:
         show(table)
     shown = capsys.readouterr().out
-    assert "Memory ablation: ranking" in shown
+    assert "Memory ablation: all together" in shown
     assert ablation.PLACEBO in shown
 
 
@@ -295,7 +379,7 @@ def test_the_service_answers_as_the_batch_does(way: Way, service: Service):
     )
     prepared = Prepared.open(way.file("prepared"), way.document)
     examples = asked_at(examples_of(prepared, way.document), way.document, moment, country)
-    recommender = recommender_of(way.document, examples)
+    recommender = recommender_of(way.document, examples, until_ms=None)
     users = examples.histories.users.to_pylist()
     rows = np.arange(0, len(users), 8)
     batch = evaluation.scored(recommender, examples, rows)

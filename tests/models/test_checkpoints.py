@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.checkpoints import load_optimizers, load_weights, save_optimizers, save_weights
-from models.training import optimizers, step
+from models.training import optimizers, take
 from tests.models.small import STAGE, batch_of, planted, towers
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ BATCHES = [batch_of(EXAMPLES, [n, n + 1], negatives=[n % 30 + 1, 7]) for n in ra
 def trained(batches, *, net=None, tools=None):
     net = net or towers()
     tools = tools or optimizers(net, STAGE)
-    return net, tools, [step(net, net(batch), tools) for batch in batches]
+    return net, tools, [take(net, net(batch), tools).loss for batch in batches]
 
 
 def test_a_restored_optimizer_goes_on_as_if_nothing_had_happened(tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.config import DAY_MS
+from models.events import POLARITY
 from models.features import (
     LEVELS,
     MAX_SESSION_RANK,
@@ -115,12 +116,33 @@ def test_session_ranks_are_bounded():
     assert MAX_SESSION_RANK == 7
 
 
+def test_the_newest_of_a_ring_are_read_one_by_one_and_all_of_it_for_candidates():
+    batch = padded(random_rings(3), 12)
+    places = CATALOGUE.places(batch["item"])
+    options = {
+        "now_ms": np.full(5, NOW),
+        "session": np.zeros(5, np.uint64),
+        "long": np.ones((5, 2), np.float32),
+        "context": np.zeros((5, 1), np.int64),
+        "view": VIEW,
+    }
+    found = user_side(batch, item=places, features=FeatureConfig(history=4), **options)
+    newest = user_side(batch[:, -4:], item=places[:, -4:], **options)
+    spoken = POLARITY[batch["action"]] > 0
+    assert found.life_item.tolist() == np.where(spoken, places, 0).tolist()
+    ages = np.where(spoken, (NOW - batch["ts"]) / DAY_MS, 0)
+    np.testing.assert_allclose(found.life_days, ages, rtol=1e-6)
+    for name in ("item", "action", "age_days", "session", "recent", "sessions"):
+        assert torch.equal(getattr(found, name), getattr(newest, name)), name
+
+
 @pytest.mark.parametrize("levels", list(itertools.product([False, True], repeat=3)))
 def test_keep_hides_exactly_the_levels_named(levels):
     user = random_side(4)
     kept = user.keep(torch.tensor([levels]).expand(4, 3))
     hidden = dict(zip(("recent", "sessions", "long"), levels, strict=True))
     assert len(hidden) == len(LEVELS)
+    hidden["life_item"] = hidden["long"]
     for name, value in vars(user).items():
         expected = value if hidden.get(name, True) else torch.zeros_like(value)
         assert torch.equal(getattr(kept, name), expected), name
@@ -245,4 +267,6 @@ def test_levels_that_a_model_may_not_read_are_hidden_from_the_start(levels):
         "view": VIEW,
     }
     kept = torch.tensor([[level in levels for level in LEVELS]]).expand(5, -1)
-    assert same(user_side(batch, levels=levels, **options), user_side(batch, **options).keep(kept))
+    features = FeatureConfig(levels=levels)
+    found = user_side(batch, features=features, **options)
+    assert same(found, user_side(batch, **options).keep(kept))

@@ -1,10 +1,19 @@
 """No weight and no tensor depends on who a user is: an erased user is gone."""
 
-import numpy as np
 import torch
 
-from models.training import NegativeSampler, retriever_batch
-from tests.models.small import MODEL, STAGE, TRAIN, Small, planted, planted_rows, table_of, trainer
+from models.steps import Step
+from tests.models.small import (
+    MODEL,
+    STAGE,
+    TRAIN,
+    Small,
+    feed_of,
+    planted,
+    planted_rows,
+    table_of,
+    trainer,
+)
 
 NAMES = {f"user-{n:02}": f"{(n * 7) % 24:02}-somebody-else" for n in range(24)}
 
@@ -19,30 +28,24 @@ def test_users_under_other_names_make_the_same_batches():
     assert len(set(one.table["as_of"].to_pylist())) == len(one.table), "one order by time"
     assert one.table["user_id"].to_pylist() != other.table["user_id"].to_pylist()
     assert other.part.histories.users.to_pylist() == sorted(NAMES.values())
-    for rows in one.feed(0, 0, 32):
-        batches = [_tensors(world, rows) for world in (one, other)]
-        assert batches[0].keys() == batches[1].keys()
-        for name, tensor in batches[0].items():
-            assert torch.equal(tensor, batches[1][name]), name
+    makers = [trainer(world) for world in (one, other)]
+    for stage in (0, 1):
+        works = [made.work(stage) for made in makers]
+        for units in feed_of(makers[0])(stage, 0, 32):
+            batches = [_tensors(work.collate(units, Step(5, stage))) for work in works]
+            assert batches[0].keys() == batches[1].keys()
+            for name, tensor in batches[0].items():
+                assert torch.equal(tensor.nan_to_num(-1), batches[1][name].nan_to_num(-1)), name
 
 
-def _tensors(world, rows):
-    examples = world.examples
-    outcomes = examples.requests.pairs(world.rows("train"))[1]
-    batch = retriever_batch(
-        examples,
-        rows,
-        target=0,
-        sampler=NegativeSampler(outcomes, len(examples.catalogue), 32),
-        config=TRAIN,
-        generator=np.random.default_rng(5),
-    )
-    places = torch.arange(len(examples.catalogue)).expand(len(rows), -1)
-    return {
-        **{f"user.{name}": value for name, value in vars(batch.user).items()},
-        **{name: value for name, value in vars(batch).items() if name != "user"},
-        "labels": examples.labels(rows, places, len(MODEL.heads)),
-    }
+def _tensors(batch):
+    found = {}
+    for name, value in vars(batch).items():
+        if isinstance(value, torch.Tensor):
+            found[name] = value
+        else:
+            found |= {f"{name}.{part}": tensor for part, tensor in vars(value).items()}
+    return found
 
 
 def test_users_under_other_names_train_the_same_weights(tmp_path):
@@ -54,7 +57,7 @@ def test_users_under_other_names_train_the_same_weights(tmp_path):
         folder = tmp_path / str(number)
         folder.mkdir()
         trained = trainer(world, short)
-        trained.fit(world.feed, best=folder)
+        trained.fit(feed_of(trained), best=folder)
         weights.append({**trained.towers.state_dict(), **trained.ranker.state_dict()})
     for name, tensor in weights[0].items():
         assert torch.equal(tensor, weights[1][name]), name

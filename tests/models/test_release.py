@@ -121,7 +121,7 @@ def test_a_config_of_another_version_is_refused(folder: Path):
 
 def test_an_unknown_format_is_refused(folder: Path):
     edited(folder, format=99)
-    with pytest.raises(ValueError, match="has format 99, not 2"):
+    with pytest.raises(ValueError, match="has format 99, not 3"):
         releases.load(folder)
 
 

@@ -6,8 +6,18 @@ import pytest
 import torch
 
 from models.events import key64
+from models.steps import Step
 from models.training import drop_levels, ranker_batch
-from tests.models.small import CATALOGUE, TRAIN, Small, examples_of, planted, rows_of, trainer
+from tests.models.small import (
+    CATALOGUE,
+    TRAIN,
+    Small,
+    examples_of,
+    feed_of,
+    planted,
+    rows_of,
+    trainer,
+)
 
 SMALL = planted()
 NUM = len(SMALL.table)
@@ -58,7 +68,7 @@ def batch_of(rows, *, examples=EXAMPLES, seed=0, **changes):
         retriever=trainer(SMALL).retriever(),
         num_heads=2,
         config=TRAIN.model_copy(update=changes),
-        generator=np.random.default_rng(seed),
+        step=Step(seed),
     )
 
 
@@ -180,7 +190,7 @@ def test_a_slate_is_thinned_only_where_it_exceeds_the_room(room):
 def test_a_slate_alone_draws_no_other_levels_than_a_retrieved_list():
     shown, plain = (batch_of([40], examples=e, seed=3) for e in (EXAMPLES, SMALL.examples))
     assert torch.equal(shown.user.recent, plain.user.recent)
-    levels = drop_levels(1, TRAIN.level_dropout, np.random.default_rng(3))
+    levels = drop_levels(np.asarray([40]), TRAIN.level_dropout, Step(3))
     given = EXAMPLES.user_side(np.asarray([40])).keep(levels)
     assert torch.equal(shown.user.recent, rows_of(given, [0]).recent)
 
@@ -192,13 +202,18 @@ def test_training_goes_on_over_both_kinds(tmp_path):
     made = trainer(Shown(SMALL.events))
     assert set(SHOWN) & set(SMALL.rows("train").tolist())
     (tmp_path / "best").mkdir()
-    losses = []
-    made.fit(SMALL.feed, best=tmp_path / "best", on_step=lambda *said: losses.append(said[2]))
+    losses, stages = [], []
+
+    def on_step(stage, done, loss):
+        losses.append(loss)
+        stages.append(stage)
+
+    made.fit(feed_of(made), best=tmp_path / "best", on_step=on_step)
     assert np.isfinite(losses).all()
     plain, plain_losses = trainer(SMALL), []
     plain.fit(
-        SMALL.feed, best=tmp_path / "best", on_step=lambda *said: plain_losses.append(said[2])
+        feed_of(plain), best=tmp_path / "best", on_step=lambda *said: plain_losses.append(said[2])
     )
-    half = len(losses) // 2
+    half = stages.count("retriever")
     assert losses[:half] == plain_losses[:half], "the retriever knows no slates"
     assert losses[half:] != plain_losses[half:]

@@ -114,8 +114,9 @@ def test_the_command_fails_with_one_line(tmp_path):
 def test_the_report_beside_a_release(tmp_path):
     assert report(tmp_path / "release") == ""
     (tmp_path / "evaluation").mkdir()
-    (tmp_path / "evaluation" / "report.md").write_text("| a |")
-    assert report(tmp_path / "release") == "| a |"
+    told = "# Evaluation\n\n## Ranking\n| a |\n\n## Ablation\n| b |\n"
+    (tmp_path / "evaluation" / "report.md").write_text(f"{told}\n## Slices\n| c |\n")
+    assert report(tmp_path / "release") == told
 
 
 def test_the_config_is_what_ray_reads():

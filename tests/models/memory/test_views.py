@@ -137,3 +137,17 @@ def test_readings_do_not_depend_on_their_neighbours_or_on_the_run_they_fall_into
     as_of = np.tile(stored.arrived[[30, 70, 110]] + 1, 200)
     features = np.concatenate([user_features(m) for m in views(stored, users, as_of, spec=MEMORY)])
     assert (features.reshape(200, 3, -1) == features[:3]).all()
+
+
+@some
+@given(st.data())
+def test_a_memory_may_be_older_than_its_reading(data: st.DataObject) -> None:
+    stored = data.draw(histories())
+    users = np.asarray([data.draw(st.integers(-1, len(stored.users) - 1)) for _ in range(4)])
+    as_of = np.asarray([data.draw(moments(stored.arrived)) for _ in range(4)])
+    now = as_of + np.asarray([data.draw(st.integers(0, 40 * DAY_MS)) for _ in range(4)])
+    (many,) = views(stored, users, as_of, spec=RATED, now_ms=now)
+    for row, (user, moment) in enumerate(zip(users.tolist(), as_of.tolist(), strict=True)):
+        seen = stored.seen(user, moment) if user >= 0 else stored.interactions[:0]
+        one = view(fold(seen, RATED.state), now_ms=int(now[row]), spec=RATED)
+        assert_equal(many, row, one)
