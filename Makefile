@@ -36,7 +36,7 @@ IS_OURS := is_ours() { [ -n "$$pid" ] && { tr '\0' ' ' < /proc/$$pid/cmdline || 
 	ps -o args= -p $$pid; } 2>/dev/null | grep -q -- '-m serve'; }
 SAY := printf '\n\033[1m== %s\033[0m\n'
 
-.PHONY: help run test venv prepare train evaluate release serve stop check format bench clean
+.PHONY: help run test venv prepare train tune evaluate release serve stop check format bench clean
 
 help: ## List these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ prepare: $(READY) ## Clean the events, write requests and histories
 
 train: $(READY) ## Train the retriever and the ranker
 	@$(BIN)/python -m jobs.train --config $(CONFIG) $(ARGS)
+
+tune: $(READY) ## Search values of the document: ARGS="--trials 20"
+	@$(BIN)/python -m jobs.tune --config $(CONFIG) $(ARGS)
 
 evaluate: $(READY) ## Metrics, baselines and the memory ablation
 	@$(BIN)/python -m jobs.evaluate --config $(CONFIG) $(ARGS)

@@ -88,9 +88,12 @@ def introduction(client: Client, release: Path) -> list[tuple[str, str]]:
 
 
 def report(release: Path) -> str:
-    """The evaluation that lies beside a release, empty where there is none."""
+    """The first two tables of the evaluation beside a release, empty where there is none."""
     path = release.parent / "evaluation" / "report.md"
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    if not path.is_file():
+        return ""
+    head, *tables = path.read_text(encoding="utf-8").split("\n## ")
+    return "\n## ".join([head, *tables[:2]])
 
 
 def _post(client: Client, endpoint: str, **body: Any) -> str:

@@ -97,9 +97,9 @@ class ReadMemory:
         """A state as it is read at `now_ms`, in the session and the context of a request."""
         session = key64(session_id) if session_id else 0
         seen = view(state, now_ms=now_ms, spec=self._memory, session=session)
-        ring = np.zeros((1, self._features.history), INTERACTION)
-        newest = state.ring[-self._features.history :]
-        ring[0, self._features.history - len(newest) :] = newest
+        size = self._memory.state.ring
+        ring = np.zeros((1, size), INTERACTION)
+        ring[0, size - len(state.ring) :] = state.ring
         user = user_side(
             ring,
             item=self._catalogue.places(ring["item"]),
@@ -112,6 +112,6 @@ class ReadMemory:
                 num=1,
             ),
             view=self._memory.view,
-            levels=self._features.levels,
+            features=self._features,
         )
         return Remembered(state, seen, user)
