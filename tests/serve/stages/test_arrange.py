@@ -12,6 +12,7 @@ FOUND = Candidates(
     provenance=torch.tensor([[1, 2, 16]]),
     relevance=torch.tensor([[0.2, 1.0, 0.5]]),
     affinity=torch.zeros(1, 3),
+    followed=torch.zeros(1, 3),
 )
 CHANCES = torch.tensor([[[0.1], [0.2], [0.4]]])
 
