@@ -142,8 +142,7 @@ def test_train_runs_as_a_submitted_job(
     told = json.loads((folder / "model/model.json").read_text())
     assert told["digest"] == prepared.model.digest()
     assert {path.name for path in (folder / "model").iterdir()} == {
-        "model.json",
-        "retriever.safetensors",
-        "ranker.safetensors",
+        *("model.json", "config.json", "seal.json", "catalogue.parquet"),
+        *("retriever.safetensors", "ranker.safetensors"),
     }
     assert list((folder / "wandb").glob("offline-run-*"))

@@ -187,7 +187,16 @@ def killed(args: list[str], begun: Path) -> None:
     until(lambda: ray.available_resources().get("CPU", 0) == 2)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C reaches Python, though a shell that starts the tests in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 def test_a_search_that_was_cut_off_goes_on(fresh: Arguments, tmp_path: Path):
     folder = tmp_path / NAME
     space = {"train.retriever.learning_rate": {"low": 0.001, "high": 0.1, "log": True}}

@@ -364,4 +364,4 @@ def test_a_killed_eraser_has_erased_whole_users_and_all_that_it_said(tmp_path, p
         assert sorted(streamed(store)) == sorted(ids(rest))
         assert [user for user, _ in store.scan()] == sorted(users[len(gone) :])
         store.close()
-    assert 10 < sure < 300
+    assert 0 < sure < 300
