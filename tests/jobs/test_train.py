@@ -135,8 +135,8 @@ def test_a_training_whose_worker_was_killed_goes_on_within_the_epoch(
     train.train(document, track=False)
     first, second = begun(folder)
     assert killed == [first["pid"]] != [second["pid"]]
-    # In which stage the newest checkpoint was is a matter of how fast they are uploaded.
-    assert second["step"] > 0, "nothing of the epoch would be left"
+    # Which checkpoint is the newest is a matter of how fast they are uploaded.
+    assert (second["stage"], second["epoch"], second["step"]) != ("retriever", 0, 0)
     assert second["step"] % 4 == 0
     assert_same_model(folder, trained.folder)
 
