@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from models.checkpoints import load_weights
 from models.examples import Examples
 from models.model import Recommender, build
 from models.ranking.calibration import Platt
+from models.ranking.ranker import MemoryRanker
 from models.retrieval.retrieve import Retriever
+from models.retrieval.successors import Successors
+from models.retrieval.towers import TwoTower
 
 
 def description_of(document: Document) -> dict[str, Any]:
@@ -59,18 +63,38 @@ def recommender_of(document: Document, examples: Examples, *, until_ms: int | No
     towers, ranker = build(examples.catalogue, model)
     load_weights(towers, model_folder(document) / "retriever.safetensors")
     load_weights(ranker, model_folder(document) / "ranker.safetensors")
-    retriever = Retriever(
-        towers,
-        catalogue=examples.catalogue,
-        popularity=examples.popularity,
-        features=model.features,
-        config=document.candidates,
-        successors=examples.successors(model.retriever.successors, until_ms=until_ms),
-    )
-    return Recommender(
-        retriever=retriever,
+    return assembled(
+        document,
+        examples,
+        towers=towers,
         ranker=ranker,
         calibration=[Platt(scale, bias) for scale, bias in description["calibration"]],
+        successors=examples.successors(model.retriever.successors, until_ms=until_ms),
+    )
+
+
+def assembled(
+    document: Document,
+    examples: Examples,
+    *,
+    towers: TwoTower,
+    ranker: MemoryRanker,
+    calibration: Sequence[Platt],
+    successors: Successors | None = None,
+) -> Recommender:
+    """The recommender of two networks, as a document has them used."""
+    model = document.model
+    return Recommender(
+        retriever=Retriever(
+            towers,
+            catalogue=examples.catalogue,
+            popularity=examples.popularity,
+            features=model.features,
+            config=document.candidates,
+            successors=successors,
+        ),
+        ranker=ranker,
+        calibration=calibration,
         heads=model.heads,
         target=model.target,
     )

@@ -37,11 +37,9 @@ def of_retriever(
     def ranked() -> Iterable[Callable[[float], Tensor]]:
         for part in evaluation.batches(rows):
             user = examples.user_side(part)
-            affinity, followed = retriever.affinity(user), retriever.followed(user)
-            known, open_ = retriever.known(user.now_days), retriever.unseen(examples.seen(part))
-            if open_ is not None:
-                affinity = affinity.masked_fill(~open_, float("-inf"))
-            yield partial(_nearest, affinity, followed, known, count)
+            affinity = retriever.left(retriever.affinity(user), examples.seen(part))
+            known = retriever.known(user.now_days)
+            yield partial(_nearest, affinity, retriever.followed(user), known, count)
 
     weights = WEIGHTS if retriever.successors is not None else WEIGHTS[:1]
     return _best(ranked(), wanted, weights)

@@ -134,11 +134,8 @@ def _ranked(
     tops = []
     for part in batches(rows):
         user = examples.user_side(part)
-        known, found = retriever.known(user.now_days), scores(user)
-        unseen = retriever.unseen(examples.seen(part))
-        if unseen is not None:
-            found = found.masked_fill(~unseen, float("-inf"))
-        tops.append(best(found, count, known=known)[0])
+        found = retriever.left(scores(user), examples.seen(part))
+        tops.append(best(found, count, known=retriever.known(user.now_days))[0])
     return torch.cat(tops).numpy()
 
 

@@ -134,20 +134,6 @@ def speaks(action: Tensor) -> Tensor:
     return torch.from_numpy(POLARITY > 0).to(action.device)[action]
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """`(B, L, D)` and `(B, L)` bool to `(B, D)`; zero where the mask is all false."""
-    weights = mask.to(values.dtype)[..., None]
-    return (values * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-
-def session_tokens(items: Tensor, user: UserSide) -> list[Tensor]:
-    """`(B, D)` each: the mean item of the session going on, of the last one, of three before."""
-    rank = user.session
-    chosen = (rank == 0, rank == 1, (rank > 1) & (rank <= 4))
-    spoken = user.sessions & positive(user)
-    return [masked_mean(items, spoken & part) for part in chosen]
-
-
 def mlp(sizes: list[int], dropout: float = 0.0) -> nn.Sequential:
     """Linear layers with GELU between them, none after the last."""
     layers: list[nn.Module] = []

@@ -12,14 +12,14 @@ import numpy as np
 from configs.load import Document
 from jobs.prepared import Prepared, digests
 from jobs.train import training
+from jobs.trained import assembled
 from jobs.training import examples_of, rows_of
 from jobs.watching import Watch
 from models.config import digest_of
 from models.cost import Cost, serving_cost
-from models.model import Recommender, build
+from models.model import build
 from models.progress import Progress
 from models.ranking.calibration import Platt
-from models.retrieval.retrieve import Retriever
 
 QUALITY = "validate_ndcg@10"
 
@@ -71,18 +71,12 @@ def cost_of(document: Document) -> Cost:
     examples = examples_of(prepared, document)
     model = document.model
     towers, ranker = build(examples.catalogue, model)
-    recommender = Recommender(
-        retriever=Retriever(
-            towers,
-            catalogue=examples.catalogue,
-            popularity=examples.popularity,
-            features=model.features,
-            config=document.candidates,
-        ),
+    recommender = assembled(
+        document,
+        examples,
+        towers=towers,
         ranker=ranker,
         calibration=[Platt(1.0, 0.0)] * len(model.heads),
-        heads=model.heads,
-        target=model.target,
     )
     user = examples.user_side(np.asarray(rows_of(prepared, "validate")[-1:]))
     return serving_cost(recommender, user, document.candidates.total)

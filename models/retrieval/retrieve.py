@@ -123,6 +123,11 @@ class Retriever:
         places = torch.ones(len(seen), len(self.catalogue), dtype=torch.bool)
         return places.scatter_(1, seen.cpu(), value=False)
 
+    def left(self, scores: Tensor, seen: Tensor) -> Tensor:
+        """Scores `(B, I)`, the least there is where `unseen` is false."""
+        open_ = self.unseen(seen)
+        return scores if open_ is None else scores.masked_fill(~open_, float("-inf"))
+
     @torch.no_grad()
     def recommend(
         self, user: UserSide, *, allowed: Tensor | None = None, seen: Tensor | None = None
@@ -168,14 +173,16 @@ class Retriever:
             lexical[row, : len(hits)] = torch.from_numpy(hits)
         found = {"vector": nearest, "lexical": lexical}
         places, provenance = sources.merge(found, config.total)
-        scores = (table.gather(1, places) for table in (self.affinity(user), self.followed(user)))
-        return Candidates(places, provenance, sources.fuse(places, found), *scores)
+        return Candidates(places, provenance, sources.fuse(places, found), *self._of(user, places))
 
     def given(self, user: UserSide, places: Tensor) -> Candidates:
         """Candidates `(B, C)` that are already known, as if no source had brought them."""
         nothing = torch.zeros_like(places)
-        scores = (table.gather(1, places) for table in (self.affinity(user), self.followed(user)))
-        return Candidates(places, nothing, torch.ones(places.shape), *scores)
+        return Candidates(places, nothing, torch.ones(places.shape), *self._of(user, places))
+
+    def _of(self, user: UserSide, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Affinity and what follows what, `(B, C)` each, of places."""
+        return self.affinity(user).gather(1, places), self.followed(user).gather(1, places)
 
     def _open(self, allowed: Tensor | None, known: int) -> NDArray[np.bool_] | None:
         """`(I,)` what one request may find; None for everything, which costs a search less."""
